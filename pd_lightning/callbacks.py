@@ -1,0 +1,133 @@
+"""When to play which game during a run, and where the returns go."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+
+from pd_lightning.atari import named_protocol
+from pd_lightning.rollout import Returns, episode_seeds, play
+from pd_lightning.scores import geometric_mean, percent_of_teacher
+
+
+class Rollouts(Callback):
+    """Plays every game with the network that is being trained: before the first update, during fit, at its end, in test.
+
+    Episodes are dealt over the ranks, and every rank logs the same numbers. The module must have `policy(game)`.
+
+    Args:
+        every_n_updates: how often during fit, in optimizer steps; 0 for never.
+        episodes: of each game and each time.
+        protocol: rules of play, one of `pd_lightning.atari.PROTOCOLS`.
+        at_start: also before the first update, so that curves begin with the untrained network.
+        at_end: also after the last update.
+        parallel: games played side by side, on each rank.
+        fire: press FIRE for the player at a start and after a lost life.
+        seed: of the episodes; during fit and in test they differ.
+    """
+
+    def __init__(
+        self,
+        every_n_updates: int = 0,
+        episodes: int = 30,
+        protocol: str = "paper",
+        at_start: bool = True,
+        at_end: bool = True,
+        parallel: int = 32,
+        fire: bool = False,
+        seed: int = 0,
+    ) -> None:
+        if episodes < 1:
+            raise ValueError(f"episodes is {episodes}: at least 1 is needed for a score")
+        if every_n_updates < 0:
+            raise ValueError(f"every_n_updates is {every_n_updates}: choose 0 (never) or more")
+        named_protocol(protocol)
+        self.every_n_updates, self.episodes, self.protocol = every_n_updates, episodes, protocol
+        self.at_start, self.at_end = at_start, at_end
+        self.parallel, self.fire, self.seed = parallel, fire, seed
+        self.scores: dict[str, Returns] = {}
+        self._played_at = -1
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The untrained network's score, unless the run was resumed."""
+        if self.at_start and trainer.global_step == 0:
+            self._play(trainer, pl_module, "fit")
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:  # noqa: ANN001
+        """The score every so many updates."""
+        if self.every_n_updates and trainer.global_step % self.every_n_updates == 0:
+            self._play(trainer, pl_module, "fit")
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The score after the last update, if it was not just taken."""
+        if self.at_end:
+            self._play(trainer, pl_module, "fit")
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The score of a checkpoint."""
+        self._play(trainer, pl_module, "test")
+
+    def _play(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+        """Plays all games and logs; once for each number of updates."""
+        if stage == "fit" and self._played_at == trainer.global_step:
+            return
+        self._played_at = trainer.global_step
+        training = module.training
+        module.eval()
+        games = module.policies()  # pyright: ignore[reportCallIssue]
+        self.scores = {game: self._score(trainer, module, game, policy, stage) for game, policy in games.items()}
+        module.train(training)
+        metrics = rollout_metrics(self.scores, getattr(trainer.datamodule, "teacher_returns", {}))  # pyright: ignore[reportAttributeAccessIssue]
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, trainer.global_step)
+        trainer.callback_metrics.update({key: torch.tensor(value) for key, value in metrics.items()})
+        if trainer.is_global_zero and trainer.log_dir:
+            append_returns(Path(trainer.log_dir) / "returns.csv", trainer.global_step, self.scores)
+
+    def _score(self, trainer, module, game, policy, stage) -> Returns:  # noqa: ANN001
+        """One game's episodes, gathered from all ranks in the order of their numbers."""
+        share = (trainer.global_rank, trainer.world_size)
+        seed = int(episode_seeds(1, {"fit": 2, "test": 3}[stage], self.seed)[0])
+        mine = play(
+            policy, game, self.episodes, seed, protocol=self.protocol, parallel=self.parallel, fire=self.fire, share=share
+        )
+        if trainer.world_size == 1:
+            return mine
+        most = -(-self.episodes // trainer.world_size)  # ranks may hold one episode less: gathering wants equal shapes
+        table = torch.full((most, 3), torch.nan, dtype=torch.float64, device=module.device)
+        rows = np.stack([mine.values, mine.steps, mine.seeds], 1)
+        table[: len(rows)] = torch.from_numpy(rows)
+        gathered = module.all_gather(table).transpose(0, 1).reshape(-1, 3)[: self.episodes].cpu().numpy()
+        return Returns(game, mine.protocol, gathered[:, 0], gathered[:, 1].astype(int), gathered[:, 2].astype(int))
+
+
+def rollout_metrics(scores: dict[str, Returns], teachers: dict[str, float]) -> dict[str, float]:
+    """What is logged of a rollout: `rollout/<game>/return`, `..._std`, and percent of the teacher where it is known."""
+    metrics: dict[str, float] = {}
+    for game, returns in scores.items():
+        metrics[f"rollout/{game}/return"] = returns.mean
+        metrics[f"rollout/{game}/return_std"] = returns.std
+        if game in teachers:
+            metrics[f"rollout/{game}/percent_of_teacher"] = percent_of_teacher(returns.mean, teachers[game])
+    percents = [metrics[f"rollout/{game}/percent_of_teacher"] for game in scores if game in teachers]
+    if percents:
+        metrics["rollout/geometric_mean_percent"] = geometric_mean(percents)
+    return metrics
+
+
+def append_returns(path: Path, updates: int, scores: dict[str, Returns]) -> None:
+    """Adds one line for each episode to `returns.csv`: update, game, episode, return, steps, seed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.writer(file)
+        if new:
+            writer.writerow(["update", "game", "episode", "return", "steps", "seed"])
+        for game, returns in scores.items():
+            for episode, row in enumerate(zip(returns.values, returns.steps, returns.seeds, strict=True)):
+                writer.writerow([updates, game, episode, *row])

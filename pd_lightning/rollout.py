@@ -1,0 +1,172 @@
+"""Plays episodes of a game with any policy and says what came out. Knows neither Lightning nor datasets.
+
+Every episode has a seed of its own, for the emulator (number of no-ops, stickiness) and for the random actions. So an
+episode does not depend on which games run beside it, or on which process plays it, and all episodes that were asked for
+are played to their end: taking the first to finish would favour short ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pd_lightning.atari import Lives, Protocol, build, named_protocol
+from pd_lightning.scores import interval
+
+Policy = Callable[[Tensor], Tensor]
+"""States uint8 [n, 4, 84, 84] on the CPU to outputs [n, A]; the greedy action is the largest output."""
+
+
+class Moment(NamedTuple):
+    """One decision in each of n games that are being played.
+
+    Attributes:
+        states: what the player saw, uint8 [n, 4, 84, 84].
+        outputs: what the policy thought of it, float32 [n, A].
+        actions: what was done, random actions included, int64 [n].
+        rewards: what followed at once, unclipped, float32 [n].
+        ended: whether the episode ended with this step, bool [n].
+        episodes: which of the episodes asked for each row belongs to, counted from 0, int64 [n].
+    """
+
+    states: np.ndarray
+    outputs: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray
+    ended: np.ndarray
+    episodes: np.ndarray
+
+
+@dataclass(frozen=True)
+class Returns:
+    """Sums of unclipped rewards of whole episodes.
+
+    Attributes:
+        game: the game.
+        protocol: name of the rules.
+        values: return of each episode, float64 [n].
+        steps: length of each episode in decisions, int64 [n].
+        seeds: seed of each episode, int64 [n]; `play` with one of them as `seeds` plays that episode again.
+    """
+
+    game: str
+    protocol: str
+    values: np.ndarray
+    steps: np.ndarray
+    seeds: np.ndarray
+
+    @property
+    def mean(self) -> float:
+        """The score."""
+        return float(self.values.mean())
+
+    @property
+    def std(self) -> float:
+        """Standard deviation between episodes (n - 1 in the denominator; nan for one episode)."""
+        return float(self.values.std(ddof=1)) if len(self.values) > 1 else float("nan")
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95% confidence interval of the mean."""
+        return interval(self.values)
+
+
+def episode_seeds(count: int, *key: int) -> np.ndarray:
+    """`count` seeds that follow from `key` (whole numbers, not negative), int64 [count].
+
+    Different keys give unrelated seeds, so recording, scoring and training never share an episode by accident.
+    """
+    return np.random.SeedSequence(key).generate_state(count).astype(np.int64) >> 1  # the emulator takes 31 bits
+
+
+def moments(
+    policy: Policy, game: str, seeds: Iterable[int], protocol: Protocol, *, parallel: int = 32, fire: bool = False
+) -> Iterator[Moment]:
+    """Plays one episode for each seed, several at a time, and yields every decision.
+
+    Args:
+        policy: who plays.
+        game: the game.
+        seeds: one for each episode, taken when a place becomes free; a generator may end when enough was played.
+        protocol: the rules, share of random actions included.
+        parallel: how many games are played side by side.
+        fire: press FIRE for the player at a start and after a lost life.
+    """
+    queue = enumerate(seeds)
+    first = [entry for entry, _ in zip(queue, range(parallel), strict=False)] if parallel else []
+    if not first:
+        return
+    env = build(game, len(first), protocol, fire=fire)
+    lives = Lives(game, len(first)) if fire else None
+    episodes = np.array([episode for episode, _ in first])
+    chance = [np.random.default_rng(seed) for _, seed in first]
+    states, info = env.reset(seed=np.array([seed for _, seed in first]))
+    actions = np.zeros(len(first), np.int64)
+    while (playing := np.flatnonzero(episodes >= 0)).size:
+        seen = states[playing]
+        with torch.inference_mode():
+            outputs = policy(torch.from_numpy(seen)).float().cpu().numpy()
+        actions[playing] = outputs.argmax(1)
+        for slot in playing:
+            if chance[slot].random() < protocol.epsilon:
+                actions[slot] = chance[slot].integers(outputs.shape[1])
+        done = actions if lives is None else lives.press(actions, info["lives"])
+        states, rewards, terminated, truncated, info = env.step(done)
+        ended = terminated | truncated
+        yield Moment(
+            seen, outputs, done[playing], rewards[playing].astype(np.float32), ended[playing], episodes[playing]
+        )
+        for slot in playing[ended[playing]]:
+            episodes[slot], seed = next(queue, (-1, 0))
+            if episodes[slot] >= 0:
+                chance[slot] = np.random.default_rng(seed)
+                mask = np.arange(len(episodes)) == slot
+                states, info = env.reset(seed=np.array([seed]), options={"reset_mask": mask})
+
+
+def play(
+    policy: Policy,
+    game: str,
+    episodes: int = 30,
+    seed: int = 0,
+    *,
+    protocol: str = "paper",
+    parallel: int = 32,
+    fire: bool = False,
+    share: tuple[int, int] = (0, 1),
+    on_episode: Callable[[float], None] | None = None,
+) -> Returns:
+    """Scores `policy`: plays whole episodes and returns their returns.
+
+    Args:
+        policy: who plays.
+        game: the game, in the emulator's snake case.
+        episodes: how many, over all shares.
+        seed: the same seed means the same episodes, whatever `parallel` and `share` are.
+        protocol: one of `pd_lightning.atari.PROTOCOLS`.
+        parallel: how many games are played side by side.
+        fire: press FIRE for the player at a start and after a lost life.
+        share: (r, n): play only every n-th episode, starting with the r-th: what one of n processes does.
+        on_episode: called with the return of each episode when it ends, for progress bars.
+
+    Returns:
+        The episodes of this share, in the order of their numbers.
+
+    >>> play(lambda states: torch.zeros(len(states), 6), "pong", episodes=2, parallel=2).values.shape
+    (2,)
+    """
+    rules = named_protocol(protocol)
+    seeds = episode_seeds(episodes, seed)[share[0] :: share[1]]
+    values, steps = np.zeros(len(seeds)), np.zeros(len(seeds), np.int64)
+    for moment in moments(policy, game, seeds.tolist(), rules, parallel=parallel, fire=fire):
+        values[moment.episodes] += moment.rewards
+        steps[moment.episodes] += 1
+        if on_episode:
+            for episode in moment.episodes[moment.ended]:
+                on_episode(values[episode])
+    return Returns(game, protocol, values, steps, seeds)

@@ -1,0 +1,162 @@
+"""What a score is worth: reference scores per game, the percentage of a teacher, and the interval of a mean return.
+
+Every score here is a mean of unclipped returns over whole episodes. Scores compare only where the starts, the limit of
+frames and the share of random actions are the same, so each set is named after its protocol and stays a column of its
+own:
+
+==================  =================  ==================  ==============  =========================================
+column              starts             episode ends after  random actions  source
+==================  =================  ==================  ==============  =========================================
+`random`            up to 30 no-ops    see below           all of them     Mnih et al., Nature 2015
+`human`             up to 30 no-ops    108,000 frames      none            Wang et al., ICML 2016 (arXiv 1511.06581)
+`dqn`               up to 30 no-ops    18,000 frames       5%              Mnih et al., Nature 2015
+`dqn_human_starts`  states of a human  108,000 frames      unconfirmed     Nair et al., 2015 (arXiv 1507.04296)
+==================  =================  ==================  ==============  =========================================
+
+- `random` and `human` are one set, as google-deepmind/dqn_zoo has it (`dqn_zoo/atari_data.py`), which says 108,000
+  frames for both. `human` is the later of two sets. The Nature paper's own differs a lot (Enduro 309.6, Ms. Pacman
+  15693.4, Pong 9.3, Seaquest 20181.8), so say "human (Wang et al.)" wherever such a figure is printed.
+- `dqn` was compared with the copy of the Nature paper's table in pfnet/pfrl
+  (`examples/atari/reproduction/dqn/README.md`);
+  `dqn_human_starts`, and all the others again, with the tables in seungjaeryanlee/endtoend.ai.
+- `dqn_human_starts` most likely describes the distillation paper's own teachers. Its starts were never released, so
+  nothing that plays here compares with it: it is the paper's column to show, not a reference to normalise with.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Literal, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+
+class Scores(NamedTuple):
+    """Published scores in one game; the module's docstring says under which protocol each was measured."""
+
+    random: float
+    """Actions drawn uniformly; no-op starts."""
+    human: float
+    """A professional tester of games (the set of Wang et al.); no-op starts."""
+    dqn: float
+    """The DQN of the Nature paper; no-op starts."""
+    dqn_human_starts: float
+    """The DQN of Nair et al.; human starts."""
+
+
+SCORES: dict[str, Scores] = {
+    "beam_rider": Scores(363.9, 16926.5, 6846.0, 8672.4),
+    "breakout": Scores(1.7, 30.5, 401.2, 303.9),
+    "enduro": Scores(0.0, 860.5, 301.8, 475.6),
+    "freeway": Scores(0.0, 29.6, 30.3, 25.8),
+    "ms_pacman": Scores(307.3, 6951.6, 2311.0, 763.5),
+    "pong": Scores(-20.7, 14.6, 18.9, 16.2),
+    "qbert": Scores(163.9, 13455.0, 10596.0, 4589.8),
+    "riverraid": Scores(1338.5, 17118.0, 8316.0, 4065.3),
+    "seaquest": Scores(68.4, 42054.7, 5286.0, 2793.9),
+    "space_invaders": Scores(148.0, 1668.7, 1976.0, 1449.7),
+}
+"""The paper's ten games, by the names that the emulator uses."""
+
+
+def percent_of_teacher(score: float, teacher: float) -> float:
+    """The paper's yardstick: 100 score / teacher, both measured under one protocol.
+
+    It is a ratio of raw scores, as in the paper: nothing is subtracted. So it asks for a scale that begins at zero,
+    which Pong's (-21 to 21) does not: a teacher of 2 and a student of 3 are one point and 50% apart. Where the
+    teacher's score is zero or negative the ratio has no meaning (half of -20 would be "50%", and better): the answer
+    is nan, which is no failure of the student. A student below zero under a good teacher has a negative percentage.
+
+    Args:
+        score: the student's mean return.
+        teacher: the teacher's mean return.
+
+    Returns:
+        Percent; nan where `teacher` is not positive.
+
+    >>> percent_of_teacher(15.0, 12.0)
+    125.0
+    >>> percent_of_teacher(-6.0, 12.0)
+    -50.0
+    >>> percent_of_teacher(-10.0, -20.0)
+    nan
+    """
+    return 100.0 * score / teacher if teacher > 0 else math.nan
+
+
+def normalised(score: float, game: str, reference: Literal["human", "dqn"] = "human") -> float:
+    """The score on a scale where random play is 0 and the reference is 1: (score - random) / (reference - random).
+
+    Args:
+        score: a mean return, measured from no-op starts like the columns that it is compared with.
+        game: one of `SCORES`.
+        reference: `human` (the set of Wang et al.) or `dqn` (the Nature paper).
+
+    Raises:
+        ValueError: the game has no published scores here, or the reference was not measured from no-op starts.
+
+    >>> normalised(14.6, "pong"), normalised(-20.7, "pong")
+    (1.0, 0.0)
+    >>> round(normalised(13.4, "pong", reference="dqn"), 3)
+    0.861
+    """
+    if game not in SCORES:
+        raise ValueError(f"no published scores for the game {game!r}; there are some for {', '.join(SCORES)}")
+    if reference not in ("human", "dqn"):
+        raise ValueError(
+            f"reference must be 'human' or 'dqn', the columns measured from no-op starts, got {reference!r}"
+        )
+    scores = SCORES[game]
+    return (score - scores.random) / (getattr(scores, reference) - scores.random)
+
+
+def geometric_mean(values: Iterable[float]) -> float:
+    """The paper's summary over games: the n-th root of the product of n values (percentages, say).
+
+    It has no meaning for negative values, and none is invented by clipping them or leaving them out: one negative
+    value or one nan (a game where the percentage is undefined) makes the whole summary nan, and so does an empty list.
+    Otherwise one zero makes it 0.
+
+    >>> round(geometric_mean([50.0, 200.0]), 6)
+    100.0
+    >>> geometric_mean([0.0, 100.0]), geometric_mean([-1.0, 100.0]), geometric_mean([])
+    (0.0, nan, nan)
+    """
+    logs = [math.log(value) if value > 0 else -math.inf if value == 0 else math.nan for value in values]
+    if not logs or any(math.isnan(log) for log in logs):
+        return math.nan
+    return math.exp(sum(logs) / len(logs))
+
+
+def interval(returns: Iterable[float], confidence: float = 0.95) -> tuple[float, float]:
+    """The interval of a mean return over independent episodes (Student's t): mean +- t s / sqrt(n).
+
+    It says how well these episodes pin down *this* policy's score under *this* protocol, not what another training run
+    with another seed would reach. Returns need not be normal for it, but with few, skewed episodes it is rough. It has
+    zero width when all returns are equal, as those of a deterministic policy can be.
+
+    Args:
+        returns: the returns of n episodes.
+        confidence: the share of such intervals that contain the true mean.
+
+    Returns:
+        (low, high); (nan, nan) with fewer than two episodes, which say nothing about the spread.
+
+    Raises:
+        ValueError: `confidence` is not between 0 and 1.
+
+    >>> low, high = interval([12.0, 14.0, 13.0, 15.0])
+    >>> round(low, 2), round(high, 2)
+    (11.45, 15.55)
+    >>> interval([14.0])
+    (nan, nan)
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
+    sample = np.fromiter(returns, dtype=np.float64)
+    if len(sample) < 2:
+        return math.nan, math.nan
+    mean = float(sample.mean())
+    error = float(sample.std(ddof=1)) / math.sqrt(len(sample))
+    half = float(stats.t.ppf((1 + confidence) / 2, df=len(sample) - 1)) * error
+    return mean - half, mean + half
