@@ -101,7 +101,14 @@ def action_meanings(game: str) -> tuple[str, ...]:
 
 
 def build(
-    game: str, parallel: int, protocol: Protocol, *, fire: bool = False, training: bool = False, threads: int = 0
+    game: str,
+    parallel: int,
+    protocol: Protocol,
+    *,
+    fire: bool = False,
+    training: bool = False,
+    picture: bool = False,
+    threads: int = 0,
 ) -> AtariVectorEnv:
     """`parallel` copies of `game` in one vector environment.
 
@@ -112,6 +119,7 @@ def build(
         fire: press FIRE on the first frame of an episode (see `Lives` for FIRE after a lost life).
         training: what only a learning teacher may see: rewards clipped to -1, 0, 1 and a lost life reported as
             ``terminated`` while the game goes on.
+        picture: see the screen as a person does, uint8 [n, 1, 210, 160, 3], instead of states: for films.
         threads: emulator threads; 0 is one for every core.
     """
     return AtariVectorEnv(
@@ -126,10 +134,10 @@ def build(
         continuous=False,
         continuous_action_threshold=0.5,  # without meaning for discrete actions
         autoreset_mode=AutoresetMode.SAME_STEP,  # every step is a decision; NEXT_STEP would insert one that is ignored
-        img_height=84,
-        img_width=84,
-        grayscale=True,
-        stack_num=STACK,
+        img_height=210 if picture else 84,
+        img_width=160 if picture else 84,
+        grayscale=not picture,
+        stack_num=1 if picture else STACK,
         frameskip=FRAME_SKIP,
         maxpool=True,
         noop_max=protocol.noop_max + 1,  # the emulator draws from 0 to this, exclusive

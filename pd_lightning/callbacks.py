@@ -1,18 +1,27 @@
-"""When to play which game during a run, and where the returns go."""
+"""When to play which game during a run, where the returns go, and a film at the end."""
 
 from __future__ import annotations
 
 import csv
+import logging
 from pathlib import Path
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers import TensorBoardLogger
+from tensorboard.compat.proto.summary_pb2 import Summary
 
 from pd_lightning.atari import named_protocol
+from pd_lightning.film import film, gif, write_mp4
 from pd_lightning.rollout import Returns, episode_seeds, play
 from pd_lightning.scores import geometric_mean, percent_of_teacher
+
+log = logging.getLogger("pytorch_lightning.pd_lightning")  # below Lightning's own, whose handler shows it
+
+SEEDS = {"fit": 2, "test": 3}
+"""First part of the key of the seeds of scores: those of a test were never looked at during fit."""
 
 
 class Rollouts(Callback):
@@ -86,13 +95,17 @@ class Rollouts(Callback):
         for logger in trainer.loggers:
             logger.log_metrics(metrics, trainer.global_step)
         trainer.callback_metrics.update({key: torch.tensor(value) for key, value in metrics.items()})
-        if trainer.is_global_zero and trainer.log_dir:
-            append_returns(Path(trainer.log_dir) / "returns.csv", trainer.global_step, self.scores)
+        folder = trainer.log_dir  # asks all ranks
+        if trainer.is_global_zero and folder:
+            append_returns(Path(folder) / "returns.csv", trainer.global_step, self.scores)
+        for game, returns in self.scores.items():
+            low, high = returns.interval
+            log.info(f"update {trainer.global_step:,}: {game} {returns.mean:.1f} (95% interval {low:.1f} to {high:.1f})")
 
     def _score(self, trainer, module, game, policy, stage) -> Returns:  # noqa: ANN001
         """One game's episodes, gathered from all ranks in the order of their numbers."""
         share = (trainer.global_rank, trainer.world_size)
-        seed = int(episode_seeds(1, {"fit": 2, "test": 3}[stage], self.seed)[0])
+        seed = int(episode_seeds(1, SEEDS[stage], self.seed)[0])
         mine = play(
             policy, game, self.episodes, seed, protocol=self.protocol, parallel=self.parallel, fire=self.fire, share=share
         )
@@ -104,6 +117,49 @@ class Rollouts(Callback):
         table[: len(rows)] = torch.from_numpy(rows)
         gathered = module.all_gather(table).transpose(0, 1).reshape(-1, 3)[: self.episodes].cpu().numpy()
         return Returns(game, mine.protocol, gathered[:, 0], gathered[:, 1].astype(int), gathered[:, 2].astype(int))
+
+
+class Film(Callback):
+    """Films one episode of each game when fit ends: an mp4 in the run's folder, its beginning in TensorBoard.
+
+    Args:
+        enabled: whether to film at all.
+        protocol: rules of play, one of `pd_lightning.atari.PROTOCOLS`.
+        fire: press FIRE for the player at a start and after a lost life.
+        seed: of the episode.
+        steps: at most so many decisions; 4,500 are five minutes of play.
+    """
+
+    def __init__(
+        self, enabled: bool = True, protocol: str = "paper", fire: bool = False, seed: int = 0, steps: int = 4500
+    ) -> None:
+        named_protocol(protocol)
+        self.enabled, self.protocol, self.fire, self.seed, self.steps = enabled, protocol, fire, seed, steps
+        self.paths: list[Path] = []
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Plays and films, on the first rank alone."""
+        folder = trainer.log_dir  # asks all ranks
+        if self.enabled and trainer.is_global_zero and folder:
+            for game, policy in pl_module.policies().items():  # pyright: ignore[reportCallIssue]
+                pictures = film(
+                    policy, game, self.seed, protocol=self.protocol, fire=self.fire, steps=self.steps, title=game
+                )
+                self.paths.append(Path(folder) / f"{game}.mp4")
+                write_mp4(self.paths[-1], pictures)
+                show_in_tensorboard(trainer, f"film/{game}", pictures[:450])
+        trainer.strategy.barrier("film")
+
+
+def show_in_tensorboard(trainer: pl.Trainer, tag: str, pictures: np.ndarray) -> None:
+    """Puts pictures uint8 [n, H, W, 3] into TensorBoard as a GIF (`add_video` would need another library)."""
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            image = Summary.Image(
+                height=pictures.shape[1], width=pictures.shape[2], colorspace=3, encoded_image_string=gif(pictures)
+            )
+            summary = Summary(value=[Summary.Value(tag=tag, image=image)])
+            logger.experiment._get_file_writer().add_summary(summary, trainer.global_step)
 
 
 def rollout_metrics(scores: dict[str, Returns], teachers: dict[str, float]) -> dict[str, float]:

@@ -5,8 +5,11 @@ eligibility trace are computed from what was just played, the network is fitted 
 replay memory and no target network, layer normalisation keeps it stable.
 
 A Lightning batch is one update, and an epoch is a fixed number of steps, at whose beginning all games start anew from
-seeds that follow from the epoch's number. So a checkpoint taken at the end of an epoch needs no state of the emulator:
-resuming from it gives bit for bit the run that was not interrupted.
+seeds that follow from the number of rounds before it. So a checkpoint taken at the end of an epoch needs no state of the
+emulator: resuming from it gives bit for bit the run that was not interrupted, where `max_epochs` says how long that is.
+
+From any other checkpoint (within an epoch; or Lightning's bookkeeping under `max_steps`) a run goes on soundly but not
+identically: with the weights, share of random actions and learning rate of that update, in games that start anew.
 """
 
 from __future__ import annotations
@@ -147,13 +150,15 @@ class ParallelPlay(pl.LightningDataModule):
     def __iter__(self) -> Iterator[Minibatch]:
         """Plays and yields, round after round."""
         assert self.trainer is not None
-        rank, epoch = self.trainer.global_rank, self.trainer.current_epoch
+        rank = self.trainer.global_rank
+        # Updates, not epochs: then a run that was resumed within an epoch does not play that epoch's games again.
+        first = (self.trainer.fit_loop.total_batch_idx + 1) // (self.passes * self.minibatches)
         env = build(self.game, self.parallel, PROTOCOLS["paper"], fire=self.fire, training=True)
-        states, _ = env.reset(seed=episode_seeds(self.parallel, TRAINING_SEEDS, self.seed, rank, epoch))
-        order = np.random.default_rng([TRAINING_SEEDS, self.seed, rank, epoch])
+        states, _ = env.reset(seed=episode_seeds(self.parallel, TRAINING_SEEDS, self.seed, rank, first))
+        order = np.random.default_rng([TRAINING_SEEDS, self.seed, rank, first])
         running = np.zeros(self.parallel)
-        for r in range(self.rounds):
-            played = (epoch * self.rounds + r) * self.parallel * self.steps * self.trainer.world_size
+        for r in range(first, first + self.rounds):
+            played = r * self.parallel * self.steps * self.trainer.world_size
             states, learned = self._round(env, states, self.epsilon(played), order, running)
             for _ in range(self.passes):
                 for rows in np.array_split(order.permutation(self.parallel * self.steps), self.minibatches):
@@ -219,6 +224,15 @@ class PQN(pl.LightningModule):
         if stage == "fit":
             for game, (mean, deviation) in self.trainer.datamodule.statistics().items():  # pyright: ignore[reportAttributeAccessIssue]
                 self.network.centre(game, mean, deviation)
+
+    def on_train_start(self) -> None:
+        """A resumed run may be longer than the one that wrote the checkpoint, whose learning rate it finds: perhaps 0."""
+        schedule = self.lr_schedulers()
+        assert isinstance(schedule, torch.optim.lr_scheduler.LambdaLR)
+        for group, rate, share in zip(
+            schedule.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True
+        ):
+            group["lr"] = rate * share(schedule.last_epoch)
 
     def policy(self, game: str) -> Policy:
         """The network's Q-values as a policy, in the precision of training."""

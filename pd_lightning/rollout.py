@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -51,7 +52,7 @@ class Returns:
         protocol: name of the rules.
         values: return of each episode, float64 [n].
         steps: length of each episode in decisions, int64 [n].
-        seeds: seed of each episode, int64 [n]; `play` with one of them as `seeds` plays that episode again.
+        seeds: seed of each episode, int64 [n]; `moments` with some of them plays those again.
     """
 
     game: str
@@ -81,7 +82,8 @@ def episode_seeds(count: int, *key: int) -> np.ndarray:
 
     Different keys give unrelated seeds, so recording, scoring and training never share an episode by accident.
     """
-    return np.random.SeedSequence(key).generate_state(count).astype(np.int64) >> 1  # the emulator takes 31 bits
+    words = (len(key), *key)  # numpy fills short keys up with zeros: without their length (1,) and (1, 0) are the same
+    return np.random.SeedSequence(words).generate_state(count).astype(np.int64) >> 1  # the emulator takes 31 bits
 
 
 def moments(
@@ -96,9 +98,14 @@ def moments(
         protocol: the rules, share of random actions included.
         parallel: how many games are played side by side.
         fire: press FIRE for the player at a start and after a lost life.
+
+    Raises:
+        ValueError: `parallel` is less than 1.
     """
+    if parallel < 1:
+        raise ValueError(f"parallel is {parallel}: at least one game is needed to play")
     queue = enumerate(seeds)
-    first = [entry for entry, _ in zip(queue, range(parallel), strict=False)] if parallel else []
+    first = list(islice(queue, parallel))
     if not first:
         return
     env = build(game, len(first), protocol, fire=fire)

@@ -1,0 +1,120 @@
+"""The student while it learns from a teacher's Q-values. No emulator in sight."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from pd_lightning.losses import LOSSES, kl
+from pd_lightning.networks import SIZES, Student
+from pd_lightning.rollout import Policy
+from pd_lightning.streaming import Batch
+
+METRICS = ("agreement", "kl", "loss")
+
+
+class PolicyDistillation(pl.LightningModule):
+    """A student, a loss and an optimizer (Rusu et al., ICLR 2016).
+
+    Args:
+        games: number of actions of each game, taken from the data.
+        size: the student's size: dqn (the teacher's own), net1 (25% of its parameters), net2 (7%), net3 (4%), multi3, multi10.
+        loss: kl (the teacher's sharpened policy), nll (its best action) or mse (its Q-values).
+        temperature: divides the teacher's Q-values in kl, and only there; less than 1 sharpens.
+        learning_rate: the highest; it rises during the warm-up and then falls linearly to zero at the end of the run.
+        warmup: updates until the learning rate is at its highest.
+    """
+
+    def __init__(
+        self,
+        games: dict[str, int],
+        size: str = "net1",
+        loss: str = "kl",
+        temperature: float = 0.01,
+        learning_rate: float = 3e-3,
+        warmup: int = 100,
+    ) -> None:
+        super().__init__()
+        if size not in SIZES:
+            raise ValueError(f"unknown size {size!r}: choose --model.size from {', '.join(SIZES)}")
+        if loss not in LOSSES:
+            raise ValueError(f"unknown loss {loss!r}: choose --model.loss from {', '.join(LOSSES)}")
+        if not temperature > 0:
+            raise ValueError(f"temperature is {temperature}: choose a --model.temperature above 0")
+        self.save_hyperparameters()
+        self.student = Student(games, size)
+        self.loss, self.temperature = loss, temperature
+        self.learning_rate, self.warmup = learning_rate, warmup
+        self.metrics = nn.ModuleDict(
+            {game: nn.ModuleDict({name: MeanMetric() for name in METRICS}) for game in games}
+        )
+
+    def setup(self, stage: str) -> None:
+        """Centres each game's input on its recording; from then on the checkpoint knows."""
+        if stage == "fit":
+            for game, (mean, deviation) in self.trainer.datamodule.statistics().items():  # pyright: ignore[reportAttributeAccessIssue]
+                self.student.centre(game, mean, deviation)
+
+    def forward(self, states: Tensor) -> dict[str, Tensor]:
+        """States uint8 [B, 4, 84, 84] to outputs float32 [B, A] of each game."""
+        return self.student(states)
+
+    def policies(self) -> dict[str, Policy]:
+        """The student as a player of each game, in the precision of training."""
+        return {game: self._policy(game) for game in self.student.games}
+
+    def _policy(self, game: str) -> Policy:
+        def act(states: Tensor) -> Tensor:
+            with self.trainer.precision_plugin.forward_context():
+                return self.student({game: states.to(self.device)})[game]
+
+        return act
+
+    def training_step(self, batch: dict[str, Batch], batch_idx: int) -> Tensor:
+        """The mean of the games' losses."""
+        outputs = self.student({game: part.states for game, part in batch.items()})
+        losses = {
+            game: LOSSES[self.loss](outputs[game], part.teacher_q, self.temperature) for game, part in batch.items()
+        }
+        for game, loss in losses.items():
+            self.log(f"train/{game}/loss", loss.detach(), batch_size=len(batch[game].states))
+        return torch.stack(list(losses.values())).mean()
+
+    def validation_step(self, batch: dict[str, Batch], batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Agreement with the teacher, divergence from it, and the loss, on held-out states."""
+        outputs = self.student({game: part.states for game, part in batch.items()})
+        for game, (_, teacher_q) in batch.items():
+            out, metrics = outputs[game], self.metrics[game]
+            # A student of mse gives Q-values: it takes the teacher's temperature to read them as a policy.
+            logits = out / self.temperature if self.loss == "mse" else out
+            values = {
+                "agreement": (out.argmax(1) == teacher_q.argmax(1)).float().mean(),
+                "kl": kl(logits, teacher_q, self.temperature),
+                "loss": LOSSES[self.loss](out, teacher_q, self.temperature),
+            }
+            for name, value in values.items():
+                metrics[name].update(value, weight=len(out))  # pyright: ignore
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs each game's metrics, over all ranks."""
+        for game, metrics in self.metrics.items():
+            for name, metric in metrics.items():  # pyright: ignore
+                if metric.update_count:
+                    self.log(f"val/{game}/{name}", metric, prog_bar=name == "agreement")
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Adam with a warm-up and a linear decay; `--optimizer` on the command line takes its place."""
+        optimizer = torch.optim.Adam(self.parameters(), lr=self.learning_rate)
+        total = self.trainer.estimated_stepping_batches
+
+        def factor(update: int) -> float:
+            rise = (update + 1) / (self.warmup + 1)
+            fall = (total - update) / max(1, total - self.warmup)
+            return max(0.0, min(1.0, rise, fall))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -1,0 +1,84 @@
+"""A film of an episode: what a person would see on the screen, with the return counted above it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import imageio.v3 as iio
+import numpy as np
+from PIL import Image, ImageDraw
+
+from pd_lightning.atari import FRAME_SKIP, FRAMES_PER_SECOND, build, named_protocol
+from pd_lightning.rollout import Policy, moments
+
+STEPS_PER_SECOND = FRAMES_PER_SECOND // FRAME_SKIP
+"""One picture a step is real time."""
+CAPTION = 22
+"""Height of the line of text above the screen, in pixels."""
+
+
+def film(
+    policy: Policy, game: str, seed: int, *, protocol: str = "paper", fire: bool = False, steps: int = 4500, title: str = ""
+) -> np.ndarray:
+    """Plays one episode and shows it.
+
+    The game runs twice in step, once as the policy sees it and once in colours; the same seed and actions give the same
+    game.
+
+    Args:
+        policy: who plays.
+        game: the game.
+        seed: of the episode.
+        protocol: the rules.
+        fire: press FIRE for the player.
+        steps: at most so many; 4,500 are five minutes.
+        title: stands before the return.
+
+    Returns:
+        uint8 [n, 232, 160, 3], one picture a step.
+    """
+    rules = named_protocol(protocol)
+    screen = build(game, 1, rules, fire=fire, picture=True)
+    picture, _ = screen.reset(seed=np.array([seed]))
+    total, pictures = 0.0, []
+    for moment, _ in zip(moments(policy, game, [seed], rules, parallel=1, fire=fire), range(steps), strict=False):
+        pictures.append(caption(picture[0, -1], f"{title} {total:+.0f}" if total else title))
+        picture, _, _, _, _ = screen.step(moment.actions)
+        total += float(moment.rewards[0])
+    if len(pictures) < steps:  # the emulator has started anew: the last picture, with the final return
+        pictures.append(caption(pictures[-1][CAPTION:], f"{title} {total:+.0f}"))
+    return np.stack(pictures)
+
+
+def caption(picture: np.ndarray, text: str) -> np.ndarray:
+    """A picture uint8 [H, W, 3] with a line of text above it, uint8 [H + 22, W, 3]."""
+    canvas = Image.new("RGB", (picture.shape[1], picture.shape[0] + CAPTION), (16, 16, 20))
+    canvas.paste(Image.fromarray(picture), (0, CAPTION))
+    ImageDraw.Draw(canvas).text((6, 5), text, fill=(240, 240, 240))
+    return np.asarray(canvas)
+
+
+def side_by_side(films: Sequence[np.ndarray]) -> np.ndarray:
+    """Films of one height next to each other; the shorter ones stop at their last picture."""
+    length = max(map(len, films))
+    return np.concatenate([f[np.minimum(np.arange(length), len(f) - 1)] for f in films], axis=2)
+
+
+def write_mp4(path: Path, pictures: np.ndarray) -> None:
+    """Writes pictures uint8 [n, H, W, 3] as an mp4 in real time, whole or not at all."""
+    part = path.with_name(f".part-{path.name}")
+    doubled = pictures.repeat(2, axis=1).repeat(2, axis=2)
+    # macro_block_size=2: 464x320 need not be padded to multiples of 16
+    iio.imwrite(part, doubled, fps=STEPS_PER_SECOND, codec="libx264", macro_block_size=2, plugin="FFMPEG")
+    part.replace(path)
+
+
+def gif(pictures: Iterable[np.ndarray], every: int = 2) -> bytes:
+    """A GIF in real time of every `every`-th picture, in few colours to be small."""
+    images = [Image.fromarray(p).quantize(16) for i, p in enumerate(pictures) if i % every == 0]
+    stream = io.BytesIO()
+    pause = 1000 * every // STEPS_PER_SECOND
+    images[0].save(stream, "GIF", save_all=True, append_images=images[1:], duration=pause, loop=0, optimize=True)
+    return stream.getvalue()

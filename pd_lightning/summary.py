@@ -1,0 +1,55 @@
+"""The table at the end of a run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from pd_lightning.networks import QNetwork, parameter_count
+from pd_lightning.rollout import Returns
+from pd_lightning.scores import percent_of_teacher
+
+
+def results_table(
+    scores: Mapping[str, Returns], model: Any, data: Any, metrics: Mapping[str, Any], seconds: float
+) -> Table:
+    """One line a game.
+
+    Args:
+        scores: the last rollouts.
+        model: a module; its largest part counts as the network.
+        data: a data module; `teacher_returns`, where it has them, are what the score is a percentage of.
+        metrics: what was logged last.
+        seconds: that the run took.
+    """
+    network = next(part for part in model.children() if isinstance(part, QNetwork))
+    parameters = parameter_count(network)
+    share = 100 * parameters / parameter_count(QNetwork(network.games, "dqn"))
+    teachers: Mapping[str, float] = getattr(data, "teacher_returns", {})
+    protocol = f", {next(iter(scores.values())).protocol} protocol" if scores else ""
+    table = Table(title=f"{network.size}{protocol}", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("game")
+    for name in ("teacher", "student ± 95%", "episodes", "of teacher", "parameters (of dqn)", "agreement", "seconds"):
+        table.add_column(name, justify="right")
+    for game, returns in scores.items():
+        low, high = returns.interval
+        teacher = teachers.get(game, math.nan)
+        table.add_row(
+            game,
+            _number(teacher, ".1f"),
+            f"{returns.mean:.1f} ± {_number((high - low) / 2, '.1f')}",
+            str(len(returns.values)),
+            _number(percent_of_teacher(returns.mean, teacher), ".1f", "%"),
+            f"{parameters:,} ({share:.1f}%)",
+            _number(float(metrics.get(f"val/{game}/agreement", math.nan)), ".3f"),
+            f"{seconds:.0f}",
+        )
+    return table
+
+
+def _number(value: float, form: str, unit: str = "") -> str:
+    return "-" if math.isnan(value) else format(value, form) + unit

@@ -1,0 +1,765 @@
+import contextlib
+import io
+import json
+import multiprocessing
+import os
+import pickle
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import hdf5plugin
+import numpy as np
+import pytest
+import zstandard
+
+from pd_lightning import blocks
+from pd_lightning.blocks import BLOCK, CHUNK, Header, Shard, ShardError, ShardWriter, find_shards
+
+ROOT = Path(__file__).parent.parent
+ACTIONS = 6
+EPISODES = (45, 1, 70)  # steps: blocks of 32 + 13, of a single step, and of 32 + 32 + 6
+BLOCKS = ((0, 0, 32), (1, 0, 1), (0, 32, 13), (2, 0, 32), (2, 32, 32), (2, 64, 6))  # episode, first step, steps
+HEADER = Header(
+    game="pong",
+    action_meanings=("NOOP", "FIRE", "RIGHT", "LEFT", "RIGHTFIRE", "LEFTFIRE"),
+    protocol="paper",
+    frame_skip=4,
+    max_pool=True,
+    noop_max=30,
+    fire=False,
+    sticky=0.0,
+    epsilon=0.05,
+    frame_limit=108_000,
+    seed=7,
+    shard=0,
+    parallel_games=2,
+    steps_goal=100,
+    versions={"pd_lightning": "0.1.0", "ale_py": "0.12.1"},
+    teacher="tëst teacher",
+    teacher_sha256="0123456789abcdef" * 4,
+)
+
+
+def frame(episode: int, step: int) -> np.ndarray:
+    """The frame that is new at a step, 84x84: says which one it is, and is not quite flat. Before step 0: zeros."""
+    picture = np.zeros((84, 84), np.uint8)
+    if step >= 0:
+        picture[:] = 20 * episode + 100
+        picture[0, :3] = episode + 1, step, 255
+        picture[(7 * step) % 83 + 1, (11 * step + episode) % 84] = step + 1
+    return picture
+
+
+def block(episode: int, first: int, steps: int) -> dict:
+    t = np.arange(first, first + steps)
+    return {
+        "frames": np.stack([frame(episode, s) for s in range(first - 3, first + steps)]),
+        "q_values": (1000 * episode + t[:, None] + np.arange(ACTIONS) / 7).astype(np.float32),
+        "actions": ((t + episode) % ACTIONS).astype(np.uint8),
+        "rewards": (t % 3 - 1).astype(np.float32),
+        "episode": episode,
+    }
+
+
+def episode_returns() -> list[float]:
+    return [sum(step % 3 - 1 for step in range(steps)) + 0.5 for steps in EPISODES]
+
+
+def write(path: Path, header: Header = HEADER) -> Path:
+    with ShardWriter(path, header) as writer:
+        for numbers in BLOCKS:
+            writer.add(**block(*numbers))
+        writer.finish(episode_returns())
+    return path
+
+
+def content(path: Path) -> tuple:
+    """Everything that a shard says, in a form that `==` compares."""
+    shard = Shard(path)
+    shard.verify()
+    arrays = [getattr(shard, name) for name in (*blocks._SMALL,)]
+    states = [shard.states(i) for i in range(shard.n_blocks)]
+    return shard.header, shard.digest, len(shard), [(a.dtype.str, a.shape, a.tobytes()) for a in (*arrays, *states)]
+
+
+@contextlib.contextmanager
+def one_line(*words: str) -> Iterator[None]:
+    """What runs inside must raise a ShardError of one line that holds all `words`."""
+    with pytest.raises(ShardError) as caught:
+        yield
+    message = str(caught.value)
+    assert "\n" not in message
+    assert all(word in message for word in words), message
+
+
+@pytest.fixture(scope="module")
+def shard_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A good shard that no test changes."""
+    return write(tmp_path_factory.mktemp("datasets") / "pong" / "0000.h5")
+
+
+@pytest.fixture
+def copy(shard_file: Path, tmp_path: Path) -> Path:
+    """A shard to damage."""
+    folder = tmp_path / "pong"
+    folder.mkdir()
+    return Path(shutil.copy(shard_file, folder / "0000.h5"))
+
+
+# ---- what is written is what is read ----
+
+
+def test_a_shard_returns_bit_for_bit_what_was_written(shard_file):
+    shard = Shard(shard_file)
+    assert shard.header == HEADER
+    assert (shard.n_blocks, len(shard), shard.path) == (len(BLOCKS), sum(EPISODES), shard_file)
+    assert shard.returns.tolist() == episode_returns()
+    frames = np.full(CHUNK, 99, np.uint8)
+    for i, (episode, first, steps) in enumerate(BLOCKS):
+        given = block(episode, first, steps)
+        shard.read_block(i, frames)
+        assert np.array_equal(frames[: steps + 3], given["frames"])
+        assert not frames[steps + 3 :].any()
+        assert (shard.lengths[i], shard.episodes[i]) == (steps, episode)
+        for name in ("q_values", "actions", "rewards"):
+            stored = getattr(shard, name)[i]
+            assert stored.dtype == given[name].dtype
+            assert np.array_equal(stored[:steps], given[name])
+            assert not stored[steps:].any()
+
+
+def test_a_state_is_the_last_four_frames_newest_last_and_zeros_at_a_start(shard_file):
+    shard = Shard(shard_file)
+    for i, (episode, first, steps) in enumerate(BLOCKS):
+        states = shard.states(i)
+        assert states.shape == (steps, 4, 84, 84)
+        assert not states.flags.writeable
+        for step, state in enumerate(states, first):
+            assert np.array_equal(state, [frame(episode, s) for s in range(step - 3, step + 1)])
+
+
+def test_the_same_calls_give_the_same_bytes(shard_file, tmp_path):
+    assert write(tmp_path / "0000.h5").read_bytes() == shard_file.read_bytes()
+
+
+def test_what_the_writer_got_may_be_reused_at_once(shard_file, tmp_path):
+    with ShardWriter(tmp_path / "0000.h5", HEADER) as writer:
+        for numbers in BLOCKS:
+            given = block(*numbers)
+            writer.add(**given)
+            for name in ("frames", "q_values", "actions", "rewards"):
+                given[name][:] = 1
+        writer.finish(np.array(episode_returns()))
+    assert content(tmp_path / "0000.h5") == content(shard_file)
+
+
+def test_any_hdf5_tool_reads_the_same_frames_and_attributes(shard_file):
+    shard, frames = Shard(shard_file), np.empty(CHUNK, np.uint8)
+    with h5py.File(shard_file) as file:
+        assert set(file) == {"frames", *blocks._SMALL}
+        assert dict(file.attrs)["game"] == "pong"
+        assert json.loads(file.attrs["action_meanings"]) == list(HEADER.action_meanings)
+        for i in range(shard.n_blocks):
+            shard.read_block(i, frames)
+            assert np.array_equal(file["frames"][i], frames)
+        for name in blocks._SMALL:
+            assert np.array_equal(file[name][()], getattr(shard, name))
+
+
+def test_the_snippet_in_the_readme_reads_a_state(shard_file, capsys):
+    snippet = re.search(r"```python\n(.*?)```", (ROOT / "datasets" / "README.md").read_text(), re.DOTALL)
+    assert snippet is not None
+    names: dict = {}
+    exec(snippet[1].replace("datasets/pong/0000.h5", str(shard_file)), names)
+    i, j = names["i"], names["j"]
+    assert np.array_equal(names["state"], Shard(shard_file).states(i)[j])
+    assert np.array_equal(names["q"], Shard(shard_file).q_values[i, j])
+
+
+def test_the_readme_names_every_dataset_and_attribute():
+    text = (ROOT / "datasets" / "README.md").read_text()
+    names = ("frames", *blocks._SMALL, "format", "version", "digest", *blocks._KINDS)
+    assert [name for name in names if f"`{name}`" not in text] == []
+
+
+def test_threads_read_at_once_and_get_their_own_blocks(shard_file):
+    shard = Shard(shard_file)
+
+    def read(worker: int) -> None:
+        out = np.empty(CHUNK, np.uint8)
+        for i in np.random.default_rng(worker).integers(0, shard.n_blocks, 100):
+            shard.read_block(int(i), out)
+            assert np.array_equal(out[: BLOCKS[i][2] + 3], block(*BLOCKS[i])["frames"])
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(read, range(4)))
+
+
+def test_a_shard_pickles_without_its_descriptor(shard_file):
+    shard = Shard(shard_file)
+    before = shard.states(3).copy()
+    again = pickle.loads(pickle.dumps(shard))
+    assert "_descriptor" in vars(shard)
+    assert "_descriptor" not in vars(again)
+    assert np.array_equal(again.states(3), before)
+    assert again.header == HEADER
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_shard_that_was_read_before_is_read_by_another_process(shard_file, method):
+    shard = Shard(shard_file)
+    mine = shard.states(3)
+    with ProcessPoolExecutor(1, multiprocessing.get_context(method)) as processes:
+        assert np.array_equal(processes.submit(shard.states, 3).result(timeout=60), mine)
+    assert np.array_equal(shard.states(3), mine)
+
+
+def test_read_block_refuses_a_wrong_index_or_array(shard_file):
+    shard = Shard(shard_file)
+    for index in (-1, shard.n_blocks):
+        with pytest.raises(IndexError, match="block"):
+            shard.read_block(index, np.empty(CHUNK, np.uint8))
+    for out in (np.empty(CHUNK, np.int8), np.empty((BLOCK, 84, 84), np.uint8), np.empty(CHUNK, np.uint8)[..., ::-1]):
+        with pytest.raises(ValueError, match="out is"):
+            shard.read_block(0, out)
+
+
+# ---- damage is an error, never another state ----
+
+
+def assert_noticed(path: Path, good: tuple) -> bool:
+    """Whether the damage raised. If it did not, everything must be as it was; nothing but ShardError may be raised."""
+    try:
+        return content(path) != good and pytest.fail("wrong content without an error")
+    except ShardError as error:
+        assert "\n" not in str(error)
+        assert str(path) in str(error)
+        return True
+
+
+def chunks(path: Path) -> list:
+    found: list = []
+    with h5py.File(path) as file:
+        file["frames"].id.chunk_iter(found.append)
+    return found
+
+
+def test_a_flipped_bit_anywhere_is_an_error_or_harmless(copy):
+    good, data, rng = content(copy), copy.read_bytes(), np.random.default_rng(0)
+    noticed = 0
+    for bit in rng.integers(0, 8 * len(data), 400):
+        damaged = bytearray(data)
+        damaged[bit // 8] ^= 1 << bit % 8
+        copy.write_bytes(damaged)
+        noticed += assert_noticed(copy, good)
+    assert noticed > 100  # the others fell on unused room of the container
+
+
+def test_a_flipped_bit_in_a_frame_is_always_an_error_that_names_the_block(copy):
+    data, rng = copy.read_bytes(), np.random.default_rng(1)
+    table = chunks(copy)
+    for _ in range(200):
+        i = int(rng.integers(len(table)))
+        damaged = bytearray(data)
+        damaged[table[i].byte_offset + rng.integers(table[i].size)] ^= 1 << rng.integers(8)
+        copy.write_bytes(damaged)
+        shard = Shard(copy)
+        with one_line(str(copy), f"block {i} "):
+            shard.read_block(i, np.empty(CHUNK, np.uint8))
+
+
+@pytest.mark.parametrize("length", [16, 512])
+def test_a_zeroed_stretch_is_an_error_or_harmless(copy, length):
+    good, data, rng = content(copy), copy.read_bytes(), np.random.default_rng(2)
+    for start in rng.integers(0, len(data) - length, 100):
+        copy.write_bytes(data[:start] + bytes(length) + data[start + length :])
+        assert_noticed(copy, good)
+
+
+def test_a_truncated_file_is_an_error(copy):
+    data, rng = copy.read_bytes(), np.random.default_rng(3)
+    for size in (0, 1, len(data) - 1, *rng.integers(0, len(data), 60)):
+        copy.write_bytes(data[:size])
+        with one_line(str(copy)):
+            Shard(copy)
+
+
+def test_a_file_truncated_after_opening_is_an_error(copy):
+    shard = Shard(copy)
+    shard.states(0)  # opens it
+    os.truncate(copy, chunks(copy)[-1].byte_offset + 1)
+    with one_line("block 5"):
+        shard.verify()
+
+
+def test_swapped_blocks_are_errors_also_where_the_sizes_agree(copy):
+    table = chunks(copy)
+    with h5py.File(copy, "r+") as file:
+        dataset = file["frames"].id
+        first, second = (dataset.read_direct_chunk((i, 0, 0, 0))[1] for i in (3, 4))
+        dataset.write_direct_chunk((3, 0, 0, 0), second)
+        dataset.write_direct_chunk((4, 0, 0, 0), first)
+        assert np.array_equal(file["frames"][3, 3:], np.stack([frame(2, s) for s in range(32, 64)]))  # HDF5 is content
+    shard = Shard(copy)
+    for i in (3, 4):
+        with one_line(f"block {i} "):
+            shard.states(i)
+    assert len(shard.states(0)) == 32
+    assert len(table) == len(chunks(copy))
+
+
+def test_swapped_bytes_of_two_equal_frames_are_errors(tmp_path):
+    with ShardWriter(tmp_path / "0000.h5", HEADER) as writer:
+        for _ in range(2):  # the same frames twice, as a screen that stands still
+            writer.add(**block(0, 0, 32) | {"frames": np.full(CHUNK, 5, np.uint8)})
+        writer.finish([0.0])
+    first, second = chunks(tmp_path / "0000.h5")
+    assert first.size == second.size
+    shard = Shard(tmp_path / "0000.h5")
+    assert shard.checksums[0] != shard.checksums[1]  # so even equal bytes are tied to their place
+
+
+def rewrite(path: Path, name: str, change) -> None:
+    """Changes a dataset or an attribute with h5py, computing nothing else anew."""
+    with h5py.File(path, "r+") as file:
+        if name in file:
+            changed = change(file[name][()])
+            del file[name]
+            file.create_dataset(name, data=changed, chunks=changed.shape, compression="gzip", shuffle=True)
+        else:
+            file.attrs[name] = change(file.attrs[name])
+
+
+@pytest.mark.parametrize("name", [*blocks._SMALL])
+def test_a_changed_value_in_any_small_dataset_is_an_error(copy, name):
+    def change(array: np.ndarray) -> np.ndarray:
+        array.flat[0] += 1
+        return array
+
+    rewrite(copy, name, change)
+    with one_line(str(copy), "digest"):
+        Shard(copy)
+
+
+@pytest.mark.parametrize("name", [*blocks._KINDS, "digest"])
+def test_a_changed_attribute_is_an_error(copy, name):
+    def change(value):
+        if isinstance(value, str):
+            return value[:-1] + ("1" if value[-1] == "0" else "0")
+        return np.bool_(not value) if isinstance(value, np.bool_) else type(value)(value + 0.5 + 0.5 * (value >= 1))
+
+    rewrite(copy, name, change)
+    with one_line(str(copy)):
+        Shard(copy)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("format", "other"),
+        ("version", 2),
+        ("version", "1"),
+        ("game", 5),
+        ("seed", 7.0),
+        ("epsilon", 1),
+        ("fire", 1),
+        ("stack", 3),
+        ("stack_padding", "repeat"),
+        ("sticky", float("nan")),
+        ("teacher_sha256", "unknown"),
+        ("versions", "[1]"),
+        ("action_meanings", "{}"),
+    ],
+)
+def test_an_attribute_of_another_type_or_value_is_named(copy, name, value):
+    rewrite(copy, name, lambda _: value)
+    with one_line(str(copy), f"{name} is"):
+        Shard(copy)
+
+
+@pytest.mark.parametrize("text", ["{", "[" * 100_000])
+def test_an_attribute_that_is_no_json_is_an_error(copy, text):
+    rewrite(copy, "versions", lambda _: text)
+    with one_line(str(copy)):
+        Shard(copy)
+
+
+def test_missing_and_unknown_attributes_and_missing_datasets_are_named(copy):
+    good = copy.read_bytes()
+    for name in ("epsilon", "remark"):
+        copy.write_bytes(good)
+        with h5py.File(copy, "r+") as file:
+            if name in file.attrs:
+                del file.attrs[name]
+            else:
+                file.attrs[name] = 1
+        with one_line("attributes", name):
+            Shard(copy)
+    for name in ("frames", *blocks._SMALL):
+        copy.write_bytes(good)
+        with h5py.File(copy, "r+") as file:
+            del file[name]
+        with one_line(f"{name} is"):
+            Shard(copy)
+
+
+def test_a_dataset_that_lies_in_another_file_is_refused(copy, shard_file):
+    with h5py.File(copy, "r+") as file:
+        del file["q_values"]
+        file["q_values"] = h5py.ExternalLink(str(shard_file), "/q_values")
+        assert file["q_values"].shape == (6, 32, 6)  # HDF5 follows it
+    with one_line("q_values", "in this file"):
+        Shard(copy)
+
+
+def test_datasets_of_another_type_shape_or_packing_are_named(copy):
+    good = copy.read_bytes()
+    for name, changed, packing in (
+        ("q_values", np.zeros((6, 32, 6)), "gzip"),
+        ("q_values", np.zeros((6, 32, 5), np.float32), "gzip"),
+        ("lengths", np.zeros(5, np.uint8), "gzip"),
+        ("episodes", np.zeros(6, np.int32), "lzf"),
+        ("returns", np.zeros(7), "gzip"),
+        ("frames", np.zeros((6, *CHUNK), np.uint8), "gzip"),
+    ):
+        copy.write_bytes(good)
+        with h5py.File(copy, "r+") as file:
+            del file[name]
+            file.create_dataset(name, data=changed, compression=packing, shuffle=packing == "gzip")
+        with one_line(f"{name} is"):
+            Shard(copy)
+
+
+def test_a_block_without_its_chunk_is_an_error(copy):
+    with h5py.File(copy, "r+") as file:
+        content = [file["frames"].id.read_direct_chunk((i, 0, 0, 0))[1] for i in range(5)]
+        del file["frames"]
+        dataset = file.create_dataset("frames", (6, *CHUNK), "|u1", chunks=(1, *CHUNK), **hdf5plugin.Zstd())
+        for i, stored in enumerate(content):
+            dataset.id.write_direct_chunk((i, 0, 0, 0), stored)
+    with one_line("frames is 5 chunks"):
+        Shard(copy)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("q_values", lambda a: a.__setitem__((0, 3, 1), np.nan)),
+        ("q_values", lambda a: a.__setitem__((1, 31, 1), 1)),  # beyond the block's one step
+        ("rewards", lambda a: a.__setitem__((0, 3), np.inf)),
+        ("rewards", lambda a: a.__setitem__((1, 1), 1)),
+        ("actions", lambda a: a.__setitem__((0, 3), ACTIONS)),
+        ("actions", lambda a: a.__setitem__((1, 1), 1)),
+        ("lengths", lambda a: a.__setitem__(0, 0)),
+        ("lengths", lambda a: a.__setitem__(0, BLOCK + 1)),
+        ("episodes", lambda a: a.__setitem__(1, 2)),
+        ("episodes", lambda a: a.__setitem__(1, -1)),
+        ("episodes", lambda a: a.__setitem__(1, 3)),
+        ("returns", lambda a: a.__setitem__(1, np.nan)),
+    ],
+)
+def test_values_that_break_the_contract_are_refused_although_the_digest_is_right(tmp_path, monkeypatch, name, damage):
+    honest = blocks._digest
+
+    def digest(attributes: dict, arrays: dict) -> str:  # the last thing before writing
+        damage(arrays[name])
+        return honest(attributes, arrays)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(blocks, "_digest", digest)
+        write(tmp_path / "0000.h5")
+    with one_line(f"{name} is"):
+        Shard(tmp_path / "0000.h5")
+
+
+def test_a_shard_of_another_version_is_refused(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(blocks, "VERSION", 2)
+        write(tmp_path / "0000.h5")
+    with one_line("version is", "2", "1"):
+        Shard(tmp_path / "0000.h5")
+
+
+def test_frames_beyond_a_blocks_length_are_refused_by_verify(tmp_path, monkeypatch):
+    class Smearing(zstandard.ZstdCompressor):
+        def compress(self, data: memoryview) -> bytes:
+            frames = np.array(data)
+            frames[0, -1] = 1
+            return super().compress(frames.data)
+
+    monkeypatch.setattr(blocks.zstandard, "ZstdCompressor", Smearing)
+    with ShardWriter(tmp_path / "0000.h5", HEADER) as writer:
+        writer.add(**block(0, 0, 5))
+        writer.finish([0.0])
+    with one_line("block 0", "beyond"):
+        Shard(tmp_path / "0000.h5").verify()
+
+
+# ---- files that are no shards ----
+
+
+def test_what_is_no_hdf5_file_is_one_line(tmp_path):
+    (tmp_path / "text.h5").write_text("not HDF5\n" * 1000)
+    (tmp_path / "empty.h5").touch()
+    (tmp_path / "folder.h5").mkdir()
+    h5py.File(tmp_path / "bare.h5", "w").close()
+    for name, word in (("text", "unreadable"), ("empty", "unreadable"), ("folder", "folder"), ("absent", "missing"), ("bare", "format")):  # fmt: skip
+        with one_line(str(tmp_path / f"{name}.h5"), word):
+            Shard(tmp_path / f"{name}.h5")
+
+
+def test_a_pickle_in_the_place_of_a_shard_is_not_executed(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "sprung"),)
+
+    (tmp_path / "0000.h5").write_bytes(pickle.dumps(Trap()))
+    with one_line("unreadable"):
+        Shard(tmp_path / "0000.h5")
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_shards_are_found_by_number(tmp_path):
+    for name in ("10000.h5", "0010.h5", "0002.h5", ".0003.h5.part", "12.h5", "notes.h5", "0004.h5.bak"):
+        (tmp_path / name).touch()
+    assert [path.name for path in find_shards(tmp_path)] == ["0002.h5", "0010.h5", "10000.h5"]
+
+
+def test_a_folder_without_shards_says_what_exists_and_what_to_run(shard_file, tmp_path):
+    with one_line("missing", str(shard_file.parent), "python -m pd_lightning.recording --game breakout"):
+        find_shards(shard_file.parent.parent / "breakout")
+    (tmp_path / "seaquest").mkdir()
+    with one_line("empty", "none beside it", "python -m pd_lightning.recording --game seaquest"):
+        find_shards(tmp_path / "seaquest")
+
+
+def test_a_file_that_was_replaced_or_changed_since_it_was_opened_is_an_error(copy, tmp_path):
+    shard = Shard(copy)
+    os.replace(write(tmp_path / "0001.h5", replace(HEADER, seed=8)), copy)
+    with one_line("replaced"):
+        shard.states(0)
+    shard = Shard(copy)
+    os.utime(copy, (1, 1))
+    with one_line("changed"):
+        shard.states(0)
+    shard = Shard(copy)
+    copy.unlink()
+    with one_line("gone"):
+        shard.states(0)
+
+
+# ---- a shard appears whole or not at all ----
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("frames", lambda a: a[:-1]),
+        ("frames", lambda a: a[:3]),
+        ("frames", lambda a: np.concatenate([a] * 8)),
+        ("frames", lambda a: a.astype(np.float32)),
+        ("frames", lambda a: a[:, :80]),
+        ("q_values", lambda a: a.astype(np.float64)),
+        ("q_values", lambda a: a[:, :5]),
+        ("q_values", lambda a: a * np.nan),
+        ("q_values", lambda a: a + np.inf),
+        ("actions", lambda a: a.astype(np.int64)),
+        ("actions", lambda a: a + np.uint8(ACTIONS)),
+        ("rewards", lambda a: a[:-1]),
+        ("rewards", lambda a: a * np.nan),
+        ("episode", lambda _: -1),
+    ],
+)
+def test_the_writer_refuses_what_breaks_the_contract_and_names_it(tmp_path, name, change):
+    given = block(0, 0, 5)
+    with ShardWriter(tmp_path / "0000.h5", HEADER) as writer:
+        with one_line(str(tmp_path / "0000.h5"), name):
+            writer.add(**given | {name: change(given[name])})
+        writer.add(**given)  # a refused block leaves no trace
+        writer.finish([0.0])
+    assert len(Shard(tmp_path / "0000.h5")) == 5
+
+
+@pytest.mark.parametrize("returns", [[], [1.0], [1.0, 2.0, 3.0], [1.0, np.nan]])
+def test_the_number_of_returns_is_the_number_of_episodes(tmp_path, returns):
+    with one_line("returns"), ShardWriter(tmp_path / "0000.h5", HEADER) as writer:
+        writer.add(**block(0, 0, 5))
+        writer.add(**block(1, 0, 5))
+        writer.finish(returns)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("game", ""), ("action_meanings", ["NOOP"]), ("action_meanings", ()), ("seed", -1), ("seed", True), ("fire", 1),
+     ("epsilon", 1.5), ("sticky", float("nan")), ("stack", 3), ("versions", {"a": 1}), ("teacher_sha256", "abc"),
+     ("teacher", "two\nlines")],
+)  # fmt: skip
+def test_the_writer_refuses_a_header_before_anything_is_played(tmp_path, name, value):
+    with one_line(f"{name} is"):
+        ShardWriter(tmp_path / "0000.h5", replace(HEADER, **{name: value}))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_exception_leaves_nothing_behind(tmp_path):
+    with (
+        pytest.raises(RuntimeError, match="the emulator"),
+        ShardWriter(tmp_path / "pong" / "0000.h5", HEADER) as writer,
+    ):
+        writer.add(**block(0, 0, 32))
+        assert find_hidden(tmp_path / "pong") == [".0000.h5.part"]
+        raise RuntimeError("the emulator stopped")
+    assert list((tmp_path / "pong").iterdir()) == []
+
+
+def find_hidden(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_writer_works_only_inside_its_with_and_finishes_once(tmp_path):
+    writer = ShardWriter(tmp_path / "0000.h5", HEADER)
+    with one_line("closed"):
+        writer.add(**block(0, 0, 5))
+    with writer:
+        with one_line("empty"):
+            writer.finish([])
+        writer.add(**block(0, 0, 5))
+        writer.finish([0.0])
+        with one_line("closed"):
+            writer.finish([0.0])
+    assert find_hidden(tmp_path) == ["0000.h5"]
+
+
+def test_a_second_writer_is_refused_and_disturbs_nothing(tmp_path, shard_file):
+    path = tmp_path / "0000.h5"
+    with ShardWriter(path, HEADER) as first:
+        for numbers in BLOCKS:
+            first.add(**block(*numbers))
+        with one_line("writers"), ShardWriter(path, HEADER):
+            pass
+        first.finish(episode_returns())
+    assert path.read_bytes() == shard_file.read_bytes()
+    with one_line("already"), ShardWriter(path, HEADER):
+        pass
+    assert path.read_bytes() == shard_file.read_bytes()
+    assert find_hidden(tmp_path) == ["0000.h5"]
+
+
+def test_a_shard_that_appeared_meanwhile_is_not_overwritten(tmp_path):
+    with one_line("already"), ShardWriter(tmp_path / "0000.h5", HEADER) as writer:
+        writer.add(**block(0, 0, 5))
+        (tmp_path / "0000.h5").write_text("precious")
+        writer.finish([0.0])
+    assert (tmp_path / "0000.h5").read_text() == "precious"
+    assert find_hidden(tmp_path) == ["0000.h5"]
+
+
+@pytest.mark.parametrize("moment", ["while adding", "before the rename"])
+def test_a_killed_writer_leaves_no_shard_and_the_next_one_succeeds(tmp_path, shard_file, moment):
+    program = f"""
+import sys, time
+sys.path.insert(0, {str(ROOT / "tests")!r})
+import test_blocks
+from pathlib import Path
+def stop(*_):
+    print("here", flush=True)
+    time.sleep(60)
+if {moment == "while adding"}:
+    test_blocks.ShardWriter.finish = stop
+else:
+    Path.rename = stop
+test_blocks.write(Path({str(tmp_path / "0000.h5")!r}))
+"""
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "here\n"
+    with one_line("writers"), ShardWriter(tmp_path / "0000.h5", HEADER):
+        pass
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert find_hidden(tmp_path) == [".0000.h5.part"]
+    with one_line("empty of shards"):
+        find_shards(tmp_path)
+    assert write(tmp_path / "0000.h5").read_bytes() == shard_file.read_bytes()
+    assert find_hidden(tmp_path) == ["0000.h5"]
+
+
+# ---- the command line ----
+
+
+def run(*arguments: object) -> tuple[int, str, str]:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = blocks.main([str(argument) for argument in arguments])
+    return status, out.getvalue(), err.getvalue()
+
+
+def test_verify_names_every_faulty_file_and_goes_on_with_the_others(copy):
+    assert run("verify", copy) == (0, "1 of 1 shards whole, 116 states\n", "")
+    folder = copy.parent
+    for number in (1, 2, 3):
+        shutil.copy(copy, folder / f"000{number}.h5")
+    os.truncate(folder / "0001.h5", 5000)
+    data = bytearray(copy.read_bytes())
+    data[chunks(copy)[4].byte_offset + 9] ^= 1
+    (folder / "0002.h5").write_bytes(data)
+    status, out, err = run("verify", folder, folder / "absent")
+    assert (status, out) == (1, "2 of 5 shards whole, 232 states\n")
+    lines = err.splitlines()
+    assert len(lines) == 3
+    assert [any(name in line for line in lines) for name in ("0001.h5", "0002.h5: block 4 ", "absent")] == [True] * 3
+    assert run("verify", folder.parent)[:2] == (1, "2 of 4 shards whole, 232 states\n")  # the folder of games
+
+
+def test_info_agrees_with_the_recording(copy):
+    write(copy.parent / "0001.h5", replace(HEADER, shard=1))
+    status, out, err = run("info", "--json", copy.parent)
+    assert (status, err) == (0, "")
+    (summary,) = json.loads(out)
+    played = [(step + episode) % ACTIONS for episode, steps in enumerate(EPISODES) for step in range(steps)] * 2
+    returns = episode_returns() * 2
+    mean = sum(returns) / 6
+    size = sum(path.stat().st_size for path in copy.parent.iterdir())
+    assert summary == {
+        "path": str(copy.parent),
+        "game": "pong",
+        "protocol": "paper",
+        "teacher": "tëst teacher",
+        "teacher_sha256": HEADER.teacher_sha256,
+        "shards": 2,
+        "blocks": 12,
+        "states": 232,
+        "episodes": 6,
+        "return": pytest.approx(mean),
+        "return_std": pytest.approx((sum((r - mean) ** 2 for r in returns) / 5) ** 0.5),
+        "bytes": size,
+        "bytes_per_state": pytest.approx(size / 232),
+        "actions": {meaning: played.count(i) for i, meaning in enumerate(HEADER.action_meanings)},
+    }
+    status, out, _ = run("info", copy, copy.parent)
+    assert status == 0
+    assert out.count("tëst teacher") == 2
+    assert f"{116:>9}" not in out or "states           116" in out
+
+
+def test_info_refuses_to_mix_teachers(copy):
+    write(copy.parent / "0001.h5", replace(HEADER, shard=1, teacher_sha256="f" * 64))
+    status, out, err = run("info", "--json", copy.parent)
+    assert (status, json.loads(out)) == (1, [])
+    assert "teacher_sha256" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_the_module_runs_as_a_command(shard_file):
+    command = [sys.executable, "-m", "pd_lightning.blocks", "verify"]
+    good = subprocess.run([*command, str(shard_file)], cwd=ROOT, capture_output=True, text=True)
+    assert (good.returncode, good.stdout, good.stderr) == (0, "1 of 1 shards whole, 116 states\n", "")
+    assert subprocess.run([*command, str(ROOT / "absent.h5")], cwd=ROOT, capture_output=True).returncode == 1

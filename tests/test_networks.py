@@ -1,0 +1,194 @@
+"""The networks: the paper's parameter counts, and what each promise about precision, heads and statistics means."""
+
+import numpy as np
+import pytest
+import torch
+
+from pd_lightning.networks import SIZES, QNetwork, Student, parameter_count
+
+# The paper's tables; the ten games' actions are 85 in all.
+PAPER_COUNTS = {
+    "dqn": ({"seaquest": 18}, 1_693_362),
+    "net1": ({"seaquest": 18}, 427_874),
+    "net2": ({"seaquest": 18}, 113_346),
+    "net3": ({"seaquest": 18}, 61_954),
+    "multi3": ({"freeway": 3, "pong": 3, "qbert": 6}, 1_882_668),
+    "multi10": (
+        {
+            "beam_rider": 9,
+            "breakout": 4,
+            "enduro": 9,
+            "freeway": 3,
+            "ms_pacman": 9,
+            "pong": 3,
+            "qbert": 6,
+            "riverraid": 18,
+            "seaquest": 18,
+            "space_invaders": 6,
+        },
+        6_756_721,
+    ),
+}
+GAMES = {"pong": 6, "breakout": 4}
+
+
+def states(batch=3, seed=0):
+    return torch.from_numpy(np.random.default_rng(seed).integers(256, size=(batch, 4, 84, 84), dtype=np.uint8))
+
+
+def network(size="net3", games=GAMES, layer_norm=False, seed=0):
+    torch.manual_seed(seed)
+    return QNetwork(games, size, layer_norm)
+
+
+def mean_image(seed=1):
+    return torch.from_numpy(np.random.default_rng(seed).uniform(0, 255, size=(84, 84))).float()
+
+
+def test_every_size_is_in_the_papers_table():
+    assert set(PAPER_COUNTS) == set(SIZES)
+
+
+@pytest.mark.parametrize("size", PAPER_COUNTS)
+def test_a_network_has_exactly_the_papers_number_of_parameters(size):
+    games, count = PAPER_COUNTS[size]
+    assert sum(games.values()) == {"multi3": 12, "multi10": 85}.get(size, 18)
+    assert parameter_count(Student(games, size)) == count
+
+
+def test_layer_norm_adds_no_parameters_and_makes_every_hidden_layer_blind_to_the_scale_of_its_weights():
+    plain, normalised = network(), network(layer_norm=True)
+    assert parameter_count(plain) == parameter_count(normalised)
+    before = normalised(states())["pong"]
+    with torch.no_grad():
+        for layer in (*normalised.trunk.convolutions, normalised.trunk.hidden):
+            layer.weight.mul_(8.0)
+    torch.testing.assert_close(normalised(states())["pong"], before, rtol=1e-3, atol=1e-5)
+    assert (before - plain(states())["pong"]).abs().max() > 1e-3
+
+
+def test_the_student_is_the_network_without_layer_norm():
+    torch.manual_seed(0)
+    torch.testing.assert_close(Student(GAMES, "net3")(states()), network()(states()), rtol=0, atol=0)
+
+
+def test_outputs_are_float32_under_autocast_and_close_to_those_of_full_precision():
+    net = network("multi3")
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = net(states())
+    for game, full in net(states()).items():
+        assert mixed[game].dtype == torch.float32
+        torch.testing.assert_close(mixed[game], full, rtol=0.1, atol=0.01)
+        # The last layer was not rounded: outputs lie between the numbers that bfloat16 has.
+        assert (mixed[game] != mixed[game].bfloat16().float()).any()
+
+
+def test_outputs_are_float32_for_a_network_of_bfloat16():
+    net = network("multi3").bfloat16()
+    for game, outputs in net(states()).items():
+        assert outputs.dtype == torch.float32
+        assert outputs.shape == (3, GAMES[game])
+        assert (outputs != outputs.bfloat16().float()).any()
+
+
+def test_centring_subtracts_the_rounded_mean_image_and_divides_by_the_deviation():
+    net = network()
+    mean = mean_image()
+    net.centre("pong", mean, 37.5)
+    expected = (states().numpy().astype(np.float32) - np.rint(mean.numpy())) / np.float32(37.5)
+    np.testing.assert_array_equal(net.centring["pong"](states()).numpy(), expected)
+
+
+def test_centring_is_exact_in_bfloat16_too():
+    net = network()
+    net.centre("pong", mean_image(), 64.0)  # a power of two: then the division is exact as well
+    exact = net.centring["pong"](states())
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = net.centring["pong"](states())
+    assert mixed.dtype == torch.bfloat16
+    assert torch.equal(mixed.float(), exact)
+    assert torch.equal(net.bfloat16().centring["pong"](states()).float(), exact)
+
+
+def test_before_a_recording_is_known_states_become_0_to_1():
+    assert torch.equal(network().centring["pong"](states()), states().float() / 255)
+
+
+def test_each_game_has_statistics_of_its_own():
+    net = network()
+    before = net(states())
+    net.centre("breakout", mean_image(), 50.0)
+    after = net(states())
+    assert torch.equal(before["pong"], after["pong"])
+    assert not torch.allclose(before["breakout"], after["breakout"])
+
+
+@pytest.mark.parametrize("deviation", [0.0, -1.0, float("nan")])
+def test_a_recording_of_one_image_is_refused(deviation):
+    with pytest.raises(ValueError, match="all images are equal"):
+        network().centre("pong", mean_image(), deviation)
+
+
+def test_statistics_are_not_trained():
+    net = network()
+    assert not any("centring" in name for name, _ in net.named_parameters())
+    assert {"centring.pong.mean", "centring.pong.deviation"} <= set(net.state_dict())
+
+
+def test_several_games_in_one_batch_are_answered_as_each_alone():
+    net = network("multi3")
+    net.centre("pong", mean_image(), 50.0)
+    both = {"breakout": states(2, seed=1), "pong": states(5, seed=2)}  # another order than the network's
+    joint = net(both)
+    assert list(joint) == ["breakout", "pong"]
+    for game, batch in both.items():
+        torch.testing.assert_close(joint[game], net({game: batch})[game], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(joint[game], net(batch)[game], rtol=1e-4, atol=1e-6)
+
+
+def test_heads_of_games_that_a_batch_leaves_out_get_no_gradient():
+    net = network("multi3")
+    net({"pong": states()})["pong"].square().sum().backward()
+    for name, parameter in net.named_parameters():
+        if name.startswith("heads.breakout."):
+            assert parameter.grad is None
+        else:
+            assert parameter.grad is not None, name
+            assert parameter.grad.any(), name
+
+
+def test_no_action_starts_as_a_favourite():
+    outputs = network("dqn", {"seaquest": 18})(states(8))["seaquest"]
+    assert outputs.std() < 0.05  # 100 times less than He's initialisation would give
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_a_state_dict_carries_everything_including_the_statistics(tmp_path, layer_norm):
+    net = network("multi3", layer_norm=layer_norm)
+    net.centre("pong", mean_image(), 41.0)
+    torch.save(net.state_dict(), tmp_path / "weights.pt")
+    other = network("multi3", layer_norm=layer_norm, seed=1)
+    assert not torch.equal(other(states())["pong"], net(states())["pong"])
+    other.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
+    for game in GAMES:
+        assert torch.equal(other(states())[game], net(states())[game])
+
+
+def test_an_unknown_size_is_answered_with_those_that_exist():
+    with pytest.raises(ValueError, match="unknown size 'net4': choose one of dqn, net1, net2, net3, multi3, multi10"):
+        Student(GAMES, "net4")
+
+
+def test_a_network_without_games_is_refused():
+    with pytest.raises(ValueError, match="at least one game"):
+        Student({})
+
+
+def test_a_game_without_actions_is_refused():
+    with pytest.raises(ValueError, match="pong has 0 actions"):
+        Student({"pong": 0})
+
+
+def test_states_of_a_game_that_the_network_does_not_know_are_an_error():
+    with pytest.raises(KeyError, match="qbert"):
+        network()({"qbert": states()})
