@@ -96,7 +96,7 @@ def action_meanings(game: str) -> tuple[str, ...]:
     ('NOOP', 'FIRE', 'RIGHT', 'LEFT')
     """
     emulator = ale_py.ALEInterface()
-    emulator.loadROM(roms.get_rom_path(check_game(game)))
+    emulator.loadROM(str(roms.get_rom_path(check_game(game))))
     return tuple(action.name for action in emulator.getMinimalActionSet())
 
 
@@ -151,8 +151,8 @@ def build(
 class Lives:
     """FIRE after a lost life, for teachers that were trained with somebody pressing it for them.
 
-    In Breakout the ball is only served by FIRE, at the start and after each life. Stable-Baselines3, CleanRL and envpool
-    press it for the agent, so their agents may never have learned to.
+    In Breakout the ball is only served by FIRE, at the start and after each life. Stable-Baselines3, CleanRL and
+    envpool press it for the agent, so their agents may never have learned to.
 
     Args:
         game: the game.

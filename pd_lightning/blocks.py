@@ -51,7 +51,7 @@ CHUNK = (BLOCK + STACK - 1, 84, 84)
 #    level 9    39  87,000   36 115,000   136  45,000   102  54,000
 #    level 11   38  31,000   36  32,000   136  21,000   100  21,000
 #    level 15   33  18,000   33  12,000   124   3,300    88   6,000
-# 9 is the knee: the next 10% cost ten times the time, and would hold a recording (up to 7,000 steps/s) back.
+# 9 is the knee: the next 10% cost 5 to 14 times the time, and would hold a recording (up to 7,000 steps/s) back.
 _LEVEL = 9
 _ZSTD = 32015  # the registered number of HDF5's zstd filter
 _PLAIN = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE}  # filters that every HDF5 has
@@ -129,7 +129,9 @@ class Header:
 
 
 _KINDS: dict[str, Any] = {field.name: typing.get_origin(field.type) or field.type for field in fields(Header)}
-_STORED = {str: str, int: np.int64, float: np.float64, bool: np.bool_, tuple: str, dict: str}  # as h5py returns them
+# Their types in the file (tuple and dict are JSON). Text has a fixed length: HDF5 keeps text of variable length without
+# a checksum, and a single flipped bit there made libhdf5 loop for ever.
+_STORED = {str: "text", int: "<i8", float: "<f8", bool: "|b1", tuple: "text", dict: "text"}
 
 
 def _is_text(value: object) -> bool:
@@ -290,9 +292,9 @@ class ShardWriter:
         """
         if self._lock is None:
             raise _fault(self.path, "writer", "closed", "open", "use it in a `with`, and add before `finish`")
-        n = len(frames) - STACK + 1
+        n = len(actions)
         if not 1 <= n <= BLOCK:
-            raise _fault(self.path, "frames", len(frames), f"{STACK} to {CHUNK[0]}", _CALLER)
+            raise _fault(self.path, "number of actions", n, f"1 to {BLOCK}", _CALLER)
         actions_of_game = len(self.header.action_meanings)
         row = {"lengths": np.array([n], "|u1"), "episodes": np.array([0], "<i4"), "returns": np.zeros(1)}
         for name, array, dtype, shape in (
@@ -349,7 +351,8 @@ class ShardWriter:
         # v110: its metadata carry checksums, and every HDF5 since 2016 reads it.
         with h5py.File(self._part, "w", driver="core", backing_store=False, libver=("v110", "v110")) as file:
             for name, value in {**attributes, "digest": _digest(attributes, arrays)}.items():
-                file.attrs[name] = value
+                text = value.encode() if isinstance(value, str) else b""
+                file.attrs.create(name, text or value, dtype=h5py.string_dtype("utf-8", len(text)) if text else None)
             shape = (len(self._chunks), *CHUNK)
             frames = file.create_dataset("frames", shape, "|u1", chunks=(1, *CHUNK), **hdf5plugin.Zstd(clevel=_LEVEL))
             for index, chunk in enumerate(self._chunks):
@@ -397,20 +400,20 @@ class Shard:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        if not self.path.is_file():
-            value = "a folder" if self.path.is_dir() else "missing"
+        if not os.path.isfile(self.path):
+            value = "a folder" if os.path.isdir(self.path) else "missing"
             raise _fault(self.path, "file", value, "a shard", f"record it: {_record(self.path.absolute().parent)}")
         try:
             self._identity = _identity(os.stat(self.path))
             # Finished shards never change, so a lock would only keep out of read-only and network folders.
             with h5py.File(self.path, "r", locking=False) as file:
                 self._load(file)
+            if _identity(os.stat(self.path)) != self._identity:
+                raise self._changed()
         except ShardError:
             raise
         except Exception as error:  # libhdf5 raises nearly anything on damaged metadata
             raise _fault(self.path, "file", f"unreadable ({error})", "a whole HDF5 file") from error
-        if _identity(os.stat(self.path)) != self._identity:
-            raise self._changed()
 
     def _load(self, file: h5py.File) -> None:
         attributes = _read_attributes(self.path, file)
@@ -463,9 +466,8 @@ class Shard:
             if _identity(os.fstat(fresh)) != self._identity:
                 os.close(fresh)
                 raise self._changed()
-            descriptor = self.__dict__.setdefault(
-                "_descriptor", fresh
-            )  # atomic, where a lock could be forked while held
+            # Threads may race to here. `setdefault` is atomic; a lock would not survive a fork while held.
+            descriptor = self.__dict__.setdefault("_descriptor", fresh)
             if descriptor != fresh:
                 os.close(fresh)
         return descriptor
@@ -491,9 +493,13 @@ class Shard:
             raise _fault(self.path, f"block {index}", "not the bytes recorded", "bytes that match its checksum")
         if not hasattr(_thread, "decompressor"):
             _thread.decompressor = zstandard.ZstdDecompressor()
-        # `readinto` unpacks in place; `decompress` would allocate and copy, which costs a quarter of the speed.
-        if (n := _thread.decompressor.stream_reader(stored).readinto(out)) != out.nbytes:
-            raise _fault(self.path, f"block {index}", f"{n} bytes unpacked", f"{out.nbytes} bytes")
+        try:
+            # In place, and without the GIL; `decompress` would allocate and copy, and be a quarter slower.
+            filled = _thread.decompressor.stream_reader(stored).readinto(out)
+        except zstandard.ZstdError as error:
+            raise _fault(self.path, f"block {index}", f"not unpacked ({error})", "a zstd frame") from error
+        if filled != out.nbytes:
+            raise _fault(self.path, f"block {index}", f"{filled} bytes", f"{out.nbytes} bytes")
 
     def states(self, index: int) -> np.ndarray:
         """The stacked states of a block, uint8 [n, 4, 84, 84], newest frame last; a read-only view of its frames.
@@ -523,23 +529,27 @@ def _identity(stat: os.stat_result) -> tuple[int, int, int]:
     return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
+def _read_attribute(path: Path, file: h5py.File, name: str, kind: Any) -> Any:
+    if name not in file.attrs:
+        raise _fault(path, name, "missing", "an attribute of this name")
+    attribute = file.attrs.get_id(name)  # the type is looked at before the value: see `_STORED`
+    found = "text" if attribute.dtype.kind == "S" else attribute.dtype.str
+    if found != _STORED[kind] or attribute.shape != ():
+        raise _fault(path, name, f"{found} {attribute.shape}", f"{_STORED[kind]} ()")
+    value: Any = file.attrs[name]
+    return value.decode() if isinstance(value, bytes) else value.item()
+
+
 def _read_attributes(path: Path, file: h5py.File) -> dict[str, Any]:
     """All attributes as plain Python values of the right type, the format and version checked first."""
-    kinds = {"format": str, "version": int, **_KINDS, "digest": str}
-    if differing := sorted(set(file.attrs) ^ set(kinds)):
-        raise _fault(path, "attributes", f"missing or unknown: {', '.join(differing)}", f"those of version {VERSION}")
-    stored: dict[str, Any] = {}
-    for name, kind in kinds.items():
-        # Known before it is read: in text of variable length, one flipped bit makes libhdf5 loop for ever.
-        dtype, wanted = file.attrs.get_id(name).dtype, _STORED[kind]
-        if dtype.kind != np.dtype(wanted).kind or dtype.itemsize != (np.dtype(wanted).itemsize or dtype.itemsize):
-            raise _fault(path, name, dtype, np.dtype(wanted).name)
-        value = file.attrs[name].item()
-        stored[name] = value.decode() if isinstance(value, bytes) else value
-        if stored[name] != {"format": FORMAT, "version": VERSION}.get(name, stored[name]):
+    for name, kind, mine in (("format", str, FORMAT), ("version", int, VERSION)):
+        if (value := _read_attribute(path, file, name, kind)) != mine:
             step = "read it with the pd_lightning that wrote it, or record it again"
-            raise _fault(path, name, repr(stored[name]), f"{FORMAT} {VERSION}", step)
-    return stored
+            raise _fault(path, name, repr(value), repr(mine), step)
+    kinds = {"format": str, "version": int, **_KINDS, "digest": str}
+    if unknown := sorted(set(file.attrs) - set(kinds)):
+        raise _fault(path, "attributes", f"unknown: {', '.join(unknown)}", f"those of version {VERSION} alone")
+    return {name: _read_attribute(path, file, name, kind) for name, kind in kinds.items()}
 
 
 def _read_header(path: Path, attributes: dict[str, Any]) -> Header:
@@ -581,9 +591,8 @@ def _chunk_table(path: Path, frames: h5py.Dataset, file_size: int) -> tuple[np.n
     wanted[:, 0] = np.arange(len(frames))
     offsets, sizes = table[:, -2].copy(), table[:, -1].copy()
     if frames.chunks != (1, *CHUNK) or not len(frames) or not np.array_equal(table[:, :-2], wanted):
-        raise _fault(
-            path, "frames", f"{len(table)} chunks {frames.chunks}", f"a chunk for each of {len(frames)} blocks"
-        )
+        value = f"{len(table)} chunks {frames.chunks}"
+        raise _fault(path, "frames", value, f"one of {(1, *CHUNK)} for each of {len(frames)} blocks")
     if (offsets < 0).any() or (sizes < 1).any() or (offsets > file_size - sizes).any():
         raise _fault(path, "frames", "stored beyond the end of the file", f"the file's {file_size} bytes")
     return offsets, sizes
@@ -609,16 +618,16 @@ def _numbered(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: (int(path.stem), path.name))
 
 
-def _groups(path: Path) -> list[list[Path]]:
-    """A file, the shards of a game's folder, or those of every game in a folder of games."""
+def _groups(path: Path) -> dict[Path, list[Path]]:
+    """Shards by what they are reported as: a file, a game's folder, or every game in a folder of games."""
     if not path.is_dir():
-        return [[path]]
+        return {path: [path]}
     games = [] if _numbered(path) else [game for game in sorted(path.glob("*/")) if _numbered(game)]
-    return [find_shards(game) for game in games or [path]]
+    return {game: find_shards(game) for game in games or [path]}
 
 
-def _summary(paths: Iterable[Path]) -> dict[str, Any]:
-    shards = [Shard(path) for path in paths]
+def _summary(path: Path, paths: Iterable[Path]) -> dict[str, Any]:
+    shards = [Shard(each) for each in paths]
     first = shards[0].header
     for shard in shards:
         for name in ("game", "action_meanings", "protocol", "teacher_sha256"):
@@ -632,7 +641,7 @@ def _summary(paths: Iterable[Path]) -> dict[str, Any]:
         used = np.arange(BLOCK) < shard.lengths[:, None]
         counts += np.bincount(shard.actions[used], minlength=len(counts))
     return {
-        "path": str(shards[0].path if len(shards) == 1 else shards[0].path.parent),
+        "path": str(path),
         "game": first.game,
         "protocol": first.protocol,
         "teacher": first.teacher,
@@ -687,18 +696,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for command in (verify, info):
         command.add_argument("paths", nargs="+", type=Path, metavar="PATH", help=about)
     options = parser.parse_args(arguments)
-    groups: list[list[Path]] = []
+    shards: list[Path] = []
     faults: list[ShardError] = []
     summaries: list[dict[str, Any]] = []
     for path in options.paths:
         try:
-            groups += _groups(path)
-            if options.command == "info":
-                summaries += map(_summary, _groups(path))
+            for place, found in _groups(path).items():
+                shards += found
+                if options.command == "info":
+                    summaries.append(_summary(place, found))
         except ShardError as error:
             faults.append(error)
     if options.command == "verify":
-        faults += _verify([path for group in groups for path in group])
+        faults += _verify(shards)
     elif options.json:
         print(json.dumps(summaries, indent=2))
     else:

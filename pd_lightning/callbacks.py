@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
-from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
 from pd_lightning.atari import named_protocol
 from pd_lightning.film import film, gif, write_mp4
@@ -25,7 +25,7 @@ SEEDS = {"fit": 2, "test": 3}
 
 
 class Rollouts(Callback):
-    """Plays every game with the network that is being trained: before the first update, during fit, at its end, in test.
+    """Plays every game with the network being trained: before the first update, during fit, at its end, in test.
 
     Episodes are dealt over the ranks, and every rank logs the same numbers. The module must have `policy(game)`.
 
@@ -91,7 +91,8 @@ class Rollouts(Callback):
         games = module.policies()  # pyright: ignore[reportCallIssue]
         self.scores = {game: self._score(trainer, module, game, policy, stage) for game, policy in games.items()}
         module.train(training)
-        metrics = rollout_metrics(self.scores, getattr(trainer.datamodule, "teacher_returns", {}))  # pyright: ignore[reportAttributeAccessIssue]
+        recorded = getattr(trainer.datamodule, "teacher_returns", None)  # pyright: ignore[reportAttributeAccessIssue]
+        metrics = rollout_metrics(self.scores, recorded(self.protocol) if recorded else {})
         for logger in trainer.loggers:
             logger.log_metrics(metrics, trainer.global_step)
         trainer.callback_metrics.update({key: torch.tensor(value) for key, value in metrics.items()})
@@ -100,14 +101,23 @@ class Rollouts(Callback):
             append_returns(Path(folder) / "returns.csv", trainer.global_step, self.scores)
         for game, returns in self.scores.items():
             low, high = returns.interval
-            log.info(f"update {trainer.global_step:,}: {game} {returns.mean:.1f} (95% interval {low:.1f} to {high:.1f})")
+            log.info(
+                f"update {trainer.global_step:,}: {game} {returns.mean:.1f} (95% interval {low:.1f} to {high:.1f})"
+            )
 
     def _score(self, trainer, module, game, policy, stage) -> Returns:  # noqa: ANN001
         """One game's episodes, gathered from all ranks in the order of their numbers."""
         share = (trainer.global_rank, trainer.world_size)
         seed = int(episode_seeds(1, SEEDS[stage], self.seed)[0])
         mine = play(
-            policy, game, self.episodes, seed, protocol=self.protocol, parallel=self.parallel, fire=self.fire, share=share
+            policy,
+            game,
+            self.episodes,
+            seed,
+            protocol=self.protocol,
+            parallel=self.parallel,
+            fire=self.fire,
+            share=share,
         )
         if trainer.world_size == 1:
             return mine

@@ -1,4 +1,4 @@
-"""The command line: links data to model, chooses defaults that fit the machine, refuses what would mislead, and reports."""
+"""The command line: links data to model, fits defaults to the machine, refuses what would mislead, and reports."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from typing import Any, NoReturn
 import pytorch_lightning as pl
 import torch
 import yaml
+from lightning_utilities.core.rank_zero import rank_zero_info
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
-from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from rich.console import Console
 
 from pd_lightning.blocks import ShardError
 from pd_lightning.callbacks import Film, Rollouts
 from pd_lightning.datamodule import ResumeError
+from pd_lightning.pqn import PQN, ParallelPlay
+from pd_lightning.rollout import Returns
 from pd_lightning.summary import results_table
-from pd_lightning.teacher import TeacherError
+from pd_lightning.teacher import TeacherError, save_teacher
 
 PRESETS = Path(__file__).parent / "presets"
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
@@ -52,16 +54,18 @@ class DistillationCLI(LightningCLI):
         super().parse_arguments(parser, args)
         config = self.config[self.config.subcommand]
         self.checkpoint: dict[str, Any] | None = None
+        self._checkpoint_updates = 0
         if config.get("ckpt_path"):
             path = find_checkpoint(config.ckpt_path, Path(config.trainer.default_root_dir or "."))
             config.ckpt_path = str(path)
             self.checkpoint = read_checkpoint(path)
+            self._checkpoint_updates = self.checkpoint.get("global_step", 0)
             given = explicit_model_options(sys.argv[1:] if args is None else args, config.get("config"))
             refuse_contradictions(path, self.checkpoint.get("hyper_parameters", {}), given)
 
     def before_instantiate_classes(self) -> None:
         """Chooses the precision that is fastest where it runs, unless one was given."""
-        trainer = self.config[self.subcommand].trainer
+        trainer = self.config[str(self.subcommand)].trainer
         if trainer.precision is None:
             trainer.precision = fastest_precision(trainer.accelerator)
 
@@ -72,7 +76,7 @@ class DistillationCLI(LightningCLI):
         except ValueError as error:
             fail(str(error))
         if self.checkpoint is not None:
-            refuse_other_weights(self.config[self.subcommand].ckpt_path, self.checkpoint, self.model)
+            refuse_other_weights(self.config[str(self.subcommand)].ckpt_path, self.checkpoint, self.model)
             self.checkpoint = None  # its weights are read again, by Lightning
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
@@ -100,7 +104,7 @@ class DistillationCLI(LightningCLI):
 
     def before_test(self) -> None:
         """Refuses to score a network that was never trained."""
-        if not self.config[self.subcommand].get("ckpt_path"):
+        if not self.config[str(self.subcommand)].get("ckpt_path"):
             fail("test scores a checkpoint: give --ckpt_path PATH, or --ckpt_path last for the newest run's")
         self._started = time.monotonic()
 
@@ -114,7 +118,17 @@ class DistillationCLI(LightningCLI):
             return
         callbacks = self.trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
         scores = next((c.scores for c in callbacks if isinstance(c, Rollouts)), {})
+        if isinstance(self.model, PQN) and isinstance(self.datamodule, ParallelPlay) and folder:
+            updates = self.trainer.global_step or self._checkpoint_updates
+            about = {
+                "steps": self.datamodule.steps_after(updates, self.trainer.world_size),
+                "command": " ".join(["python", *sys.argv]),
+                **score_metadata(scores.get(self.datamodule.game)),
+            }
+            save_teacher(self.model.network, Path(folder) / "teacher.safetensors", about)
         console = Console()
+        if not console.is_terminal:
+            console.width = 100  # the table in one piece, in a log file
         console.print(results_table(scores, self.model, self.datamodule, self.trainer.callback_metrics, seconds))
         for kind, path in self._artefacts(folder):
             console.print(f"{kind:<11}{path}", soft_wrap=True, highlight=False)
@@ -130,6 +144,19 @@ class DistillationCLI(LightningCLI):
         teacher = Path(folder or ".", "teacher.safetensors")
         found += [("teacher", teacher)] if teacher.is_file() else []
         return [*found, ("logs", Path(folder))] if folder else found
+
+
+def score_metadata(returns: Returns | None) -> dict[str, object]:
+    """What a teacher file says of its score."""
+    if returns is None:
+        return {}
+    low, high = returns.interval
+    return {
+        "return": f"{returns.mean:.2f}",
+        "return_interval_95": f"{low:.2f} to {high:.2f}",
+        "episodes": len(returns.values),
+        "protocol": returns.protocol,
+    }
 
 
 def fastest_precision(accelerator: str | object) -> str:
@@ -224,7 +251,9 @@ def quieten() -> None:
         ".*was not set, defaulting to.*",
     ):
         warnings.filterwarnings("ignore", message)
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.getMessage())
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
+        lambda record: "litlogger" not in record.getMessage()
+    )
 
 
 def main(args: list[str] | None = None) -> None:
@@ -238,7 +267,7 @@ def main(args: list[str] | None = None) -> None:
             subclass_mode_model=True,
             subclass_mode_data=True,
             save_config_kwargs={"overwrite": True},
-            parser_kwargs={name: default for name in SUBCOMMANDS},
+            parser_kwargs=dict.fromkeys(SUBCOMMANDS, default),
             args=args,
         )
     except (ShardError, TeacherError, ResumeError) as error:

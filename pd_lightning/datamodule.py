@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import CombinedLoader
 from torch import Tensor
 
@@ -39,8 +40,8 @@ class HeldOut:
 
     def __iter__(self) -> Iterator[dict[str, Batch]]:
         for game, stream in self.streams.items():
-            for batch in stream:
-                yield {game: batch}
+            for number in range(len(stream)):  # from the first, even if the last validation was cut short
+                yield {game: stream.batch(number)}
 
 
 class TeacherDatasets(pl.LightningDataModule):
@@ -87,22 +88,27 @@ class TeacherDatasets(pl.LightningDataModule):
         self.held_out = {game: Blocks(self.shards[game], splits[game][1]) for game in games if len(splits[game][1])}
         self.actions = {game: len(self.shards[game][0].header.action_meanings) for game in games}
         self.streams: dict[str, Stream] = {}
-        self._resumed = 0
 
-    @property
-    def teacher_returns(self) -> dict[str, float]:
-        """Mean return of the recorded episodes of each game: what students are compared with."""
-        return {game: float(np.concatenate([s.returns for s in shards]).mean()) for game, shards in self.shards.items()}
+    def teacher_returns(self, protocol: str) -> dict[str, float]:
+        """Mean return of the recorded episodes of each game that was recorded under `protocol`.
+
+        What students are compared with; scores under different rules do not compare, so other games are left out.
+        """
+        return {
+            game: float(np.concatenate([shard.returns for shard in shards]).mean())
+            for game, shards in self.shards.items()
+            if all(shard.header.protocol == protocol for shard in shards)
+        }
 
     def statistics(self) -> dict[str, tuple[Tensor, float]]:
         """Mean image float32 [84, 84] and deviation of each game's training states, both in grey levels."""
         return {game: frame_statistics(blocks) for game, blocks in self.blocks.items()}
 
     def setup(self, stage: str) -> None:
-        """Makes the streams; nothing is read yet."""
-        for game, blocks in self.blocks.items():
-            self.streams[game] = self._stream(blocks, shuffle=True)
-            self.streams[game].batches_given = self._resumed
+        """Makes the streams to learn from; nothing is read yet."""
+        if stage == "fit":
+            self.streams = {game: self._stream(blocks, shuffle=True) for game, blocks in self.blocks.items()}
+            self._go_on(self._trained())  # a trainer that fits once more goes on
 
     def _stream(self, blocks: Blocks, shuffle: bool) -> Stream:
         assert self.trainer is not None
@@ -118,6 +124,10 @@ class TeacherDatasets(pl.LightningDataModule):
         """Held-out states in recorded order, one game after the other."""
         return HeldOut({game: self._stream(blocks, shuffle=False) for game, blocks in self.held_out.items()})
 
+    def test_dataloader(self) -> HeldOut | list[dict[str, Batch]]:
+        """The held-out states again; without any, an empty batch, so that a test is at least played."""
+        return self.val_dataloader() if self.held_out else [{}]
+
     def fingerprint(self) -> str:
         """Changes with anything in the recordings that changes what is learned; not with where they lie."""
         digest = hashlib.sha256()
@@ -127,29 +137,35 @@ class TeacherDatasets(pl.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Where the streams are, counted in batches that were trained on, and what the order depends on."""
+        return {"batches": self._trained(), **self._order_depends_on()}
+
+    def _trained(self) -> int:
         assert self.trainer is not None
-        trained = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
-        return {"batches": trained, **self._order_depends_on()}
+        return self.trainer.fit_loop.epoch_loop.batch_progress.total.processed  # pyright: ignore[reportAttributeAccessIssue]
 
     def _order_depends_on(self) -> dict[str, Any]:
         keys = ("games", "batch_size", "memory", "validation", "seed")
-        return {"recordings": self.fingerprint(), **{key: getattr(self, key) for key in keys}}
+        return {**{key: getattr(self, key) for key in keys}, "recordings": self.fingerprint()}
+
+    def _go_on(self, batches: int) -> None:
+        for stream in self.streams.values():
+            stream.batches_given = batches
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on after the batches that were trained on.
+        """Goes on after the batches that were trained on; to score a checkpoint, any data will do.
 
         Raises:
             ResumeError: the recordings or a setting that the order depends on are not those of the checkpoint.
         """
+        if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
+            return
         for key, value in self._order_depends_on().items():
             if state_dict.get(key) != value:
                 raise ResumeError(
                     f"cannot resume: {key} was {state_dict.get(key)} in the checkpoint and is {value} now; "
                     "give --data options and recordings as they were, or start anew without --ckpt_path"
                 )
-        self._resumed = state_dict["batches"]
-        for stream in self.streams.values():
-            stream.batches_given = self._resumed
+        self._go_on(state_dict["batches"])
 
 
 def open_game(folder: Path, game: str, allow_mixed: bool) -> list[Shard]:
@@ -163,7 +179,7 @@ def open_game(folder: Path, game: str, allow_mixed: bool) -> list[Shard]:
     for shard in shards:
         if shard.header.game != game:
             raise ShardError(
-                f"{shard.path}: game is {shard.header.game!r}, its folder's is {game!r}; move it to {shard.header.game}/"
+                f"{shard.path}: game is {shard.header.game!r}, its folder's is {game!r}; move it to another folder"
             )
         always = ("action_meanings", "frame_skip", "stack", "stack_padding")
         for field in always if allow_mixed else (*always, "protocol", "epsilon", "sticky", "fire", "teacher_sha256"):

@@ -22,7 +22,8 @@ class PolicyDistillation(pl.LightningModule):
 
     Args:
         games: number of actions of each game, taken from the data.
-        size: the student's size: dqn (the teacher's own), net1 (25% of its parameters), net2 (7%), net3 (4%), multi3, multi10.
+        size: the student's size: dqn (the teacher's own), net1 (25% of its parameters), net2 (7%), net3 (4%), multi3
+            or multi10.
         loss: kl (the teacher's sharpened policy), nll (its best action) or mse (its Q-values).
         temperature: divides the teacher's Q-values in kl, and only there; less than 1 sharpens.
         learning_rate: the highest; it rises during the warm-up and then falls linearly to zero at the end of the run.
@@ -49,9 +50,7 @@ class PolicyDistillation(pl.LightningModule):
         self.student = Student(games, size)
         self.loss, self.temperature = loss, temperature
         self.learning_rate, self.warmup = learning_rate, warmup
-        self.metrics = nn.ModuleDict(
-            {game: nn.ModuleDict({name: MeanMetric() for name in METRICS}) for game in games}
-        )
+        self.metrics = nn.ModuleDict({game: nn.ModuleDict({name: MeanMetric() for name in METRICS}) for game in games})
 
     def setup(self, stage: str) -> None:
         """Centres each game's input on its recording; from then on the checkpoint knows."""
@@ -105,6 +104,15 @@ class PolicyDistillation(pl.LightningModule):
             for name, metric in metrics.items():  # pyright: ignore
                 if metric.update_count:
                     self.log(f"val/{game}/{name}", metric, prog_bar=name == "agreement")
+
+    def test_step(self, batch: dict[str, Batch], batch_idx: int) -> None:
+        """As in validation: the states are the held-out ones, and so are the keys."""
+        if batch:
+            self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """Logs what validation logs."""
+        self.on_validation_epoch_end()
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Adam with a warm-up and a linear decay; `--optimizer` on the command line takes its place."""

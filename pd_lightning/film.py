@@ -8,10 +8,12 @@ from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
+from jsonargparse import auto_cli
 from PIL import Image, ImageDraw
 
 from pd_lightning.atari import FRAME_SKIP, FRAMES_PER_SECOND, build, named_protocol
 from pd_lightning.rollout import Policy, moments
+from pd_lightning.teacher import load_teacher
 
 STEPS_PER_SECOND = FRAMES_PER_SECOND // FRAME_SKIP
 """One picture a step is real time."""
@@ -20,7 +22,14 @@ CAPTION = 22
 
 
 def film(
-    policy: Policy, game: str, seed: int, *, protocol: str = "paper", fire: bool = False, steps: int = 4500, title: str = ""
+    policy: Policy,
+    game: str,
+    seed: int,
+    *,
+    protocol: str = "paper",
+    fire: bool = False,
+    steps: int = 4500,
+    title: str = "",
 ) -> np.ndarray:
     """Plays one episode and shows it.
 
@@ -82,3 +91,35 @@ def gif(pictures: Iterable[np.ndarray], every: int = 2) -> bytes:
     pause = 1000 * every // STEPS_PER_SECOND
     images[0].save(stream, "GIF", save_all=True, append_images=images[1:], duration=pause, loop=0, optimize=True)
     return stream.getvalue()
+
+
+def make(
+    players: list[str],
+    output: str,
+    game: str | None = None,
+    seed: int = 0,
+    seconds: float = 20.0,
+    protocol: str = "paper",
+) -> None:
+    """Films players side by side in the same episode.
+
+    Args:
+        players: teacher files or checkpoints.
+        output: a file that ends in .gif or .mp4.
+        game: needed only for checkpoints of several games.
+        seed: of the episode.
+        seconds: at most so much play.
+        protocol: rules of play.
+    """
+    agents = [load_teacher(path, game) for path in players]
+    steps = round(seconds * STEPS_PER_SECOND)
+    films = [film(a, a.game, seed, protocol=protocol, steps=steps, title=a.network.size) for a in agents]
+    pictures = side_by_side(films)
+    if output.endswith(".gif"):
+        Path(output).write_bytes(gif(pictures))
+    else:
+        write_mp4(Path(output), pictures)
+
+
+if __name__ == "__main__":
+    auto_cli(make, prog="python -m pd_lightning.film")

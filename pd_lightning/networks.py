@@ -157,10 +157,11 @@ class QNetwork(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """He et al. (2015) for layers before a ReLU; a last layer near zero, so that no action starts as a favourite."""
+        """He et al. (2015) before a ReLU; a last layer near zero, so that no action starts as a favourite."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                assert module.bias is not None
                 nn.init.zeros_(module.bias)
         for head in self.heads.values():
             assert isinstance(head, Head)
@@ -181,7 +182,7 @@ class QNetwork(nn.Module):
                 looked at as every game in turn (with one game there is no difference).
         """
         if isinstance(states, Tensor):
-            states = {game: states for game in self.games}
+            states = dict.fromkeys(self.games, states)
         centred = [self.centring[game](batch) for game, batch in states.items()]
         features = self.trunk(centred[0] if len(centred) == 1 else torch.cat(centred))
         parts = features.split([len(batch) for batch in centred])

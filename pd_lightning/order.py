@@ -1,9 +1,9 @@
 """The order of states: a pure function of numbers, without files, clock or rank.
 
-In every epoch the blocks are permuted and cut into windows of as many blocks as memory holds, and within a window all
-states are permuted; if everything fits there is one window, and an epoch is a perfect shuffle. The epoch's states, in that
-order, are cut into ``ceil(states / batch_size)`` batches whose sizes differ by at most one: every state once per epoch,
-no padding, no odd batch at the end.
+In every epoch the blocks are permuted and cut into windows of as many blocks as memory holds (of equal size: a short one
+at the end would be a badly mixed one), and within a window all states are permuted; if everything fits there is one window, and an epoch is a perfect shuffle. The epoch's states, in
+that order, are cut into ``ceil(states / batch_size)`` batches whose sizes differ by at most one: every state once per
+epoch, no padding, no odd batch at the end.
 """
 
 from __future__ import annotations
@@ -15,6 +15,11 @@ import numpy as np
 
 ORDER_SEEDS = 5
 """First part of the key of everything that is shuffled."""
+
+
+def _chance(seed: int, *key: int) -> np.random.Generator:
+    words = (ORDER_SEEDS, len(key), seed, *key)  # numpy fills short keys up with zeros, hence their length
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(words)))
 
 
 def split_episodes(episodes: Sequence[int], share: float, seed: int) -> list[np.ndarray]:
@@ -41,8 +46,7 @@ def split_episodes(episodes: Sequence[int], share: float, seed: int) -> list[np.
     if count >= total:
         raise ValueError(f"holding out {count} of {total} episodes leaves none to learn from: record more, or set 0")
     held = np.zeros(total, bool)
-    chance = np.random.Generator(np.random.PCG64(np.random.SeedSequence((ORDER_SEEDS, seed))))
-    held[chance.permutation(total)[:count]] = True
+    held[_chance(seed).permutation(total)[:count]] = True
     return np.split(held, np.cumsum(episodes)[:-1])
 
 
@@ -53,27 +57,26 @@ class Order:
         lengths: steps in each block, int64 [N].
         batch_size: most states in a batch, over all ranks.
         seed: of the shuffling.
-        window: blocks that are shuffled together.
+        window: most blocks that are shuffled together.
         shuffle: False is the recorded order.
     """
 
     def __init__(self, lengths: np.ndarray, batch_size: int, seed: int, window: int, shuffle: bool = True) -> None:
         self.lengths, self.seed, self.shuffle = lengths, seed, shuffle
-        self.window = min(window, len(lengths))
-        self.windows = -(-len(lengths) // self.window)
+        self.windows = -(-len(lengths) // window)
+        self.window = -(-len(lengths) // self.windows)
         states = int(lengths.sum())
         self.batches = -(-states // batch_size)
         self.bounds = states * np.arange(self.batches + 1) // self.batches
-        self._epoch = lru_cache(4)(self._permute)  # both the epoch that is learned from and the one being read ahead
-
-    def _chance(self, *key: int) -> np.random.Generator:
-        return np.random.Generator(np.random.PCG64(np.random.SeedSequence((ORDER_SEEDS, self.seed, *key))))
+        # Both what is learned from and what is being read ahead. Caches are this object's own, and go with it.
+        self._epoch = lru_cache(2)(self._permute)
+        self.states = lru_cache(2)(self._states)
 
     def _permute(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """The epoch's blocks in order, and how many states come before each window."""
         blocks = np.arange(len(self.lengths))
         if self.shuffle:
-            blocks = self._chance(epoch).permutation(blocks)
+            blocks = _chance(self.seed, epoch).permutation(blocks)
         sizes = np.add.reduceat(self.lengths[blocks], np.arange(0, len(blocks), self.window))
         return blocks, np.concatenate([[0], np.cumsum(sizes)])
 
@@ -81,13 +84,16 @@ class Order:
         """The blocks of a window, int64."""
         return self._epoch(epoch)[0][window * self.window : (window + 1) * self.window]
 
-    def states(self, epoch: int, window: int) -> np.ndarray:
+    def _states(self, epoch: int, window: int) -> np.ndarray:
         """Block and step of every state of a window in the order in which they are learned from, int64 [n, 2]."""
         blocks = self.blocks(epoch, window)
         lengths = self.lengths[blocks]
         steps = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         pairs = np.stack([np.repeat(blocks, lengths), steps], 1)
-        return pairs[self._chance(epoch, window).permutation(len(pairs))] if self.shuffle else pairs
+        if self.shuffle:
+            pairs = pairs[_chance(self.seed, epoch, window).permutation(len(pairs))]
+        pairs.flags.writeable = False  # shared by everybody who asks
+        return pairs
 
     def parts(self, epoch: int, low: int, high: int) -> Iterator[tuple[int, slice]]:
         """Windows, and the places in them, of the states from `low` to `high` of an epoch."""

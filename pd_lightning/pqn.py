@@ -5,8 +5,8 @@ eligibility trace are computed from what was just played, the network is fitted 
 replay memory and no target network, layer normalisation keeps it stable.
 
 A Lightning batch is one update, and an epoch is a fixed number of steps, at whose beginning all games start anew from
-seeds that follow from the number of rounds before it. So a checkpoint taken at the end of an epoch needs no state of the
-emulator: resuming from it gives bit for bit the run that was not interrupted, where `max_epochs` says how long that is.
+seeds that follow from the number of rounds before it. So a checkpoint taken at the end of an epoch needs no state of
+the emulator: resuming from it gives bit for bit the run that was not interrupted, if `max_epochs` says how long it is.
 
 From any other checkpoint (within an epoch; or Lightning's bookkeeping under `max_steps`) a run goes on soundly but not
 identically: with the weights, share of random actions and learning rate of that update, in games that start anew.
@@ -21,9 +21,9 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from ale_py.vector_env import AtariVectorEnv
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn import functional as F
-
 
 from pd_lightning.atari import PROTOCOLS, action_meanings, build, check_game
 from pd_lightning.networks import QNetwork
@@ -52,8 +52,8 @@ def lambda_returns(
 ) -> np.ndarray:
     """Q(lambda) targets of T steps (Gallici et al., 2024, equation 14, as Peng's Q(lambda)).
 
-    ``G[t] = r[t] + discount * (1 - end[t]) * (trace * G[t+1] + (1 - trace) * value[t+1])``, and ``value[T]`` in place of
-    ``G[T]``.
+    ``G[t] = r[t] + discount * (1 - end[t]) * (trace * G[t+1] + (1 - trace) * value[t+1])``, and ``value[T]`` in place
+    of ``G[T]``.
 
     Args:
         rewards: float32 [T, n].
@@ -128,6 +128,10 @@ class ParallelPlay(pl.LightningDataModule):
         """Decisions that one device plays in an epoch."""
         return self.parallel * self.steps * self.rounds
 
+    def steps_after(self, updates: int, devices: int = 1) -> int:
+        """Decisions that `updates` updates have learned from, over all games and devices."""
+        return updates // (self.passes * self.minibatches) * self.parallel * self.steps * devices
+
     def __len__(self) -> int:
         """Updates in an epoch."""
         return self.rounds * self.passes * self.minibatches
@@ -146,6 +150,10 @@ class ParallelPlay(pl.LightningDataModule):
     def train_dataloader(self) -> ParallelPlay:
         """Itself: one iteration is one epoch."""
         return self
+
+    def test_dataloader(self) -> list[int]:
+        """One empty batch: tests are played by `pd_lightning.callbacks.Rollouts`, but Lightning wants some data."""
+        return [0]
 
     def __iter__(self) -> Iterator[Minibatch]:
         """Plays and yields, round after round."""
@@ -176,7 +184,7 @@ class ParallelPlay(pl.LightningDataModule):
         """Plays `steps` decisions in every game; returns where the games stand and what is to be learned."""
         assert self.trainer is not None
         module = self.trainer.lightning_module
-        policy = module.policy(self.game)
+        policy: Policy = module.policy(self.game)  # pyright: ignore[reportCallIssue]
         seen = torch.empty((self.steps, self.parallel, 4, 84, 84), dtype=torch.uint8)
         actions = np.empty((self.steps, self.parallel), np.int64)
         rewards = np.empty((self.steps, self.parallel), np.float32)
@@ -197,9 +205,7 @@ class ParallelPlay(pl.LightningDataModule):
                 running[over] = 0
             values[-1] = policy(torch.from_numpy(states)).max(1).values.cpu().numpy()
         targets = lambda_returns(rewards, ends, values, self.discount, self.trace)
-        learned = Minibatch(
-            seen.flatten(0, 1), torch.from_numpy(actions.ravel()), torch.from_numpy(targets.ravel())
-        )
+        learned = Minibatch(seen.flatten(0, 1), torch.from_numpy(actions.ravel()), torch.from_numpy(targets.ravel()))
         return states, learned
 
 
@@ -226,7 +232,7 @@ class PQN(pl.LightningModule):
                 self.network.centre(game, mean, deviation)
 
     def on_train_start(self) -> None:
-        """A resumed run may be longer than the one that wrote the checkpoint, whose learning rate it finds: perhaps 0."""
+        """A resumed run may be longer than the one before, which left its own learning rate behind: perhaps 0."""
         schedule = self.lr_schedulers()
         assert isinstance(schedule, torch.optim.lr_scheduler.LambdaLR)
         for group, rate, share in zip(
@@ -260,7 +266,10 @@ class PQN(pl.LightningModule):
             returns.clear()
         return loss
 
-    def configure_optimizers(self):
+    def test_step(self, batch: int, batch_idx: int) -> None:
+        """Nothing: see `ParallelPlay.test_dataloader`."""
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """RAdam, and a learning rate that falls linearly to zero."""
         optimizer = torch.optim.RAdam(self.parameters(), lr=self.hparams["learning_rate"])
         total = self.trainer.estimated_stepping_batches

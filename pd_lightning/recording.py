@@ -1,8 +1,8 @@
 """A teacher plays, a dataset is written: `python -m pd_lightning.recording --game pong --hours 1`.
 
-A shard is about an hour of play (54,000 steps) in whole episodes: once the hour is full no new episode starts, and those
-that run are finished. Seeds follow from the shard's number, so shards can be recorded in any order, on many machines,
-or again; finished ones are kept, and a killed recording is carried on by the same command.
+A shard is about an hour of play (54,000 steps) in whole episodes: once the hour is full no new episode starts, and
+those that run are finished. Seeds follow from the shard's number, so shards can be recorded in any order, on many
+machines, or again; finished ones are kept, and a killed recording is carried on by the same command.
 """
 
 from __future__ import annotations

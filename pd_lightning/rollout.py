@@ -174,6 +174,6 @@ def play(
         values[moment.episodes] += moment.rewards
         steps[moment.episodes] += 1
         if on_episode:
-            for episode in moment.episodes[moment.ended]:
-                on_episode(values[episode])
+            for value in values[moment.episodes[moment.ended]].tolist():
+                on_episode(value)
     return Returns(game, protocol, values, steps, seeds)

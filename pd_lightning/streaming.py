@@ -1,8 +1,9 @@
 """Which state goes into which batch: blocks are read into a window, batches are gathered from it, and it can resume.
 
-A dataset that fits the memory it is given is one window, decoded once. Otherwise the next window is read by threads while
-batches are taken from this one. Each rank takes its share of every batch (the order, `pd_lightning.order`, knows no
-ranks), so all ranks together see the same sequence whatever their number, and none waits for one that has more.
+A dataset that fits the memory it is given is one window, decoded once. Otherwise the next window is read by threads
+while batches are taken from this one. Each rank takes its share of every batch (the order, `pd_lightning.order`,
+knows no ranks), so all ranks together see the same sequence whatever their number, and none waits for one that has
+more.
 
     python -m pd_lightning.streaming order datasets --games pong --batch_size 256 --ranks 2 --rank 0 --epoch 3
 """
@@ -10,7 +11,6 @@ ranks), so all ranks together see the same sequence whatever their number, and n
 from __future__ import annotations
 
 import os
-import sys
 import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,6 +24,7 @@ from torch import Tensor
 
 from pd_lightning.blocks import CHUNK, STACK, Shard, find_shards
 from pd_lightning.order import Order, split_episodes
+
 
 class Batch(NamedTuple):
     """One game's share of a batch.
@@ -155,6 +156,8 @@ class Stream:
     ) -> None:
         if batch_size < 1 or batch_size % ranks:
             raise ValueError(f"batch_size is {batch_size}: it must be a multiple of the number of devices, {ranks}")
+        if not 0 <= rank < ranks:
+            raise ValueError(f"rank is {rank}: it must be one of 0 to {ranks - 1}")
         size = int(np.prod(CHUNK))
         fits = len(blocks) * size <= memory
         window = len(blocks) if fits else memory // size // 2  # half is read while the other half is learned from

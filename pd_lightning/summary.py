@@ -29,9 +29,13 @@ def results_table(
     network = next(part for part in model.children() if isinstance(part, QNetwork))
     parameters = parameter_count(network)
     share = 100 * parameters / parameter_count(QNetwork(network.games, "dqn"))
-    teachers: Mapping[str, float] = getattr(data, "teacher_returns", {})
-    protocol = f", {next(iter(scores.values())).protocol} protocol" if scores else ""
-    table = Table(title=f"{network.size}{protocol}", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    protocol = next((returns.protocol for returns in scores.values()), "")
+    teachers: Mapping[str, float] = data.teacher_returns(protocol) if hasattr(data, "teacher_returns") else {}
+    table = Table(
+        title=f"{network.size}, protocol {protocol}" if scores else network.size,
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
     table.add_column("game")
     for name in ("teacher", "student ± 95%", "episodes", "of teacher", "parameters (of dqn)", "agreement", "seconds"):
         table.add_column(name, justify="right")

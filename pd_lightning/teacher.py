@@ -126,7 +126,7 @@ def load_teacher(path: str | os.PathLike[str], game: str | None = None) -> Teach
     meanings = action_meanings(teacher.game)
     if teacher.actions != len(meanings):
         raise TeacherError(
-            f"{file}: the network has {teacher.actions} actions, {teacher.game} has {len(meanings)} ({', '.join(meanings)}); "
+            f"{file}: the network has {teacher.actions} actions, {teacher.game} has {len(meanings)}; "
             "choose a teacher of the minimal action set"
         )
     return teacher

@@ -61,8 +61,8 @@ def test_layer_norm_adds_no_parameters_and_makes_every_hidden_layer_blind_to_the
     assert parameter_count(plain) == parameter_count(normalised)
     before = normalised(states())["pong"]
     with torch.no_grad():
-        for layer in (*normalised.trunk.convolutions, normalised.trunk.hidden):
-            layer.weight.mul_(8.0)
+        for parameter in normalised.trunk.parameters():
+            parameter.mul_(8.0)
     torch.testing.assert_close(normalised(states())["pong"], before, rtol=1e-3, atol=1e-5)
     assert (before - plain(states())["pong"]).abs().max() > 1e-3
 

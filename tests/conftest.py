@@ -1,0 +1,87 @@
+"""Teachers and datasets that several test files share: real play, made once, of networks that know nothing."""
+
+import shutil
+from pathlib import Path
+
+import ale_py
+import pytest
+import torch
+
+from pd_lightning import __version__
+from pd_lightning.atari import FRAME_SKIP, PROTOCOLS, action_meanings
+from pd_lightning.blocks import STACK, Header
+from pd_lightning.networks import QNetwork
+from pd_lightning.recording import record_shard
+from pd_lightning.teacher import load_teacher, save_teacher
+
+GAMES = {"pong": 6, "breakout": 4}
+
+
+@pytest.fixture(autouse=True)
+def _alone(tmp_path, monkeypatch):
+    """One thread, since the machine may be busy; and a folder of its own, since Lightning leaves its logs where it runs."""
+    torch.set_num_threads(1)
+    monkeypatch.chdir(tmp_path)
+
+
+def tiny_network(game: str, seed: int = 0) -> QNetwork:
+    """A net3 that was never trained, but has an opinion: its Q-values are of the size of a return's."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = QNetwork({game: GAMES[game]}, "net3", layer_norm=True)
+        torch.nn.init.normal_(network.heads[game].output.weight)  # pyright: ignore
+    network.centre(game, torch.full((84, 84), 90.0), 20.0)
+    return network
+
+
+def short_play(game: str, teacher: Path, **other) -> Header:
+    """The header of a recording that takes a tenth of a second; `other` are fields that should be different."""
+    agent = load_teacher(teacher)
+    fields = {
+        "game": game,
+        "action_meanings": action_meanings(game),
+        "protocol": "paper",
+        "frame_skip": FRAME_SKIP,
+        "max_pool": True,
+        "stack": STACK,
+        "noop_max": PROTOCOLS["paper"].noop_max,
+        "fire": False,
+        "sticky": 0.0,
+        "epsilon": 0.3,
+        "frame_limit": 300,  # 75 steps: blocks of 32, 32 and 11
+        "seed": 0,
+        "shard": 0,
+        "parallel_games": 2,
+        "steps_goal": 200,  # four episodes, 300 steps
+        "versions": {"pd_lightning": __version__, "ale_py": ale_py.__version__},
+        "teacher": agent.name,
+        "teacher_sha256": agent.sha256,
+    }
+    return Header(**{**fields, **other})
+
+
+@pytest.fixture(scope="session")
+def teachers(tmp_path_factory) -> dict[str, Path]:
+    """Game to teacher.safetensors: of pong and of breakout, untrained, size net3."""
+    folder = tmp_path_factory.mktemp("teachers")
+    about = {"steps": 0, "name": "untrained"}
+    return {game: save_teacher(tiny_network(game), folder / game / "teacher.safetensors", about) for game in GAMES}
+
+
+@pytest.fixture(scope="session")
+def datasets(tmp_path_factory, teachers) -> Path:
+    """A root of datasets, not to be changed: pong in two shards of 300 steps, breakout in one of 180; with teachers."""
+    root = tmp_path_factory.mktemp("datasets")
+    for game, path in teachers.items():
+        (root / game).mkdir()
+        shutil.copy(path, root / game)
+    plans = [
+        short_play("pong", teachers["pong"], shard=0),
+        short_play("pong", teachers["pong"], shard=1),
+        short_play("breakout", teachers["breakout"], frame_limit=240, parallel_games=3, steps_goal=100),
+    ]
+    for plan in plans:
+        record_shard(
+            load_teacher(teachers[plan.game]), root / plan.game / f"{plan.shard:04d}.h5", plan, lambda count: None
+        )
+    return root
