@@ -14,6 +14,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
 from pd_lightning.atari import named_protocol
+from pd_lightning.checkpoints import Checkpoint
 from pd_lightning.film import film, gif, write_mp4
 from pd_lightning.rollout import Returns, episode_seeds, play
 from pd_lightning.scores import geometric_mean, percent_of_teacher
@@ -55,17 +56,23 @@ class Rollouts(Callback):
             raise ValueError(f"episodes is {episodes}: at least 1 is needed for a score")
         if every_n_updates < 0:
             raise ValueError(f"every_n_updates is {every_n_updates}: choose 0 (never) or more")
+        if parallel < 1:
+            raise ValueError(f"parallel is {parallel}: at least one game is needed to play")
+        if seed < 0:
+            raise ValueError(f"seed is {seed}: choose 0 or more")
         named_protocol(protocol)
         self.every_n_updates, self.episodes, self.protocol = every_n_updates, episodes, protocol
         self.at_start, self.at_end = at_start, at_end
         self.parallel, self.fire, self.seed = parallel, fire, seed
         self.scores: dict[str, Returns] = {}
+        self.updates_before = 0  # a test begins to count at 0: the command line says what the checkpoint has behind it
         self._played_at = -1
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The untrained network's score, unless the run was resumed."""
         if self.at_start and trainer.global_step == 0:
             self._play(trainer, pl_module, "fit")
+        self._played_at = trainer.global_step  # checkpoints are taken after the score
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:  # noqa: ANN001
         """The score every so many updates."""
@@ -86,6 +93,7 @@ class Rollouts(Callback):
         if stage == "fit" and self._played_at == trainer.global_step:
             return
         self._played_at = trainer.global_step
+        updates = trainer.global_step + self.updates_before
         training = module.training
         module.eval()
         games = module.policies()  # pyright: ignore[reportCallIssue]
@@ -94,16 +102,17 @@ class Rollouts(Callback):
         recorded = getattr(trainer.datamodule, "teacher_returns", None)  # pyright: ignore[reportAttributeAccessIssue]
         metrics = rollout_metrics(self.scores, recorded(self.protocol) if recorded else {})
         for logger in trainer.loggers:
-            logger.log_metrics(metrics, trainer.global_step)
+            logger.log_metrics(metrics, updates)
         trainer.callback_metrics.update({key: torch.tensor(value) for key, value in metrics.items()})
+        for callback in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
+            if isinstance(callback, Checkpoint):
+                callback.judge(trainer, "rollout/")
         folder = trainer.log_dir  # asks all ranks
         if trainer.is_global_zero and folder:
-            append_returns(Path(folder) / "returns.csv", trainer.global_step, self.scores)
-        for game, returns in self.scores.items():
+            append_returns(Path(folder) / "returns.csv", updates, self.scores)
+        for game, returns in self.scores.items() if trainer.is_global_zero else ():
             low, high = returns.interval
-            log.info(
-                f"update {trainer.global_step:,}: {game} {returns.mean:.1f} (95% interval {low:.1f} to {high:.1f})"
-            )
+            log.info(f"update {updates:,}: {game} {returns.mean:.1f} (95% interval {low:.1f} to {high:.1f})")
 
     def _score(self, trainer, module, game, policy, stage) -> Returns:  # noqa: ANN001
         """One game's episodes, gathered from all ranks in the order of their numbers."""
@@ -144,6 +153,8 @@ class Film(Callback):
         self, enabled: bool = True, protocol: str = "paper", fire: bool = False, seed: int = 0, steps: int = 4500
     ) -> None:
         named_protocol(protocol)
+        if steps < 1 or seed < 0:
+            raise ValueError(f"steps is {steps} and seed is {seed}: a film has at least 1 step, a seed is 0 or more")
         self.enabled, self.protocol, self.fire, self.seed, self.steps = enabled, protocol, fire, seed, steps
         self.paths: list[Path] = []
 

@@ -2,32 +2,42 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
+import re
 import sys
 import time
+import traceback
 import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytorch_lightning as pl
 import torch
-import yaml
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from lightning_utilities.core.rank_zero import rank_zero_info
-from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from rich.console import Console
 
-from pd_lightning.blocks import ShardError
 from pd_lightning.callbacks import Film, Rollouts
-from pd_lightning.datamodule import ResumeError
+from pd_lightning.checkpoints import (
+    Checkpoint,
+    explicit_model_options,
+    find_checkpoint,
+    read_checkpoint,
+    refuse_contradictions,
+    refuse_other_weights,
+)
+from pd_lightning.datamodule import TeacherDatasets
+from pd_lightning.distillation import PolicyDistillation
 from pd_lightning.pqn import PQN, ParallelPlay
 from pd_lightning.rollout import Returns
 from pd_lightning.summary import results_table
-from pd_lightning.teacher import TeacherError, save_teacher
+from pd_lightning.teacher import save_teacher
 
 PRESETS = Path(__file__).parent / "presets"
-SUBCOMMANDS = ("fit", "validate", "test", "predict")
+SUBCOMMANDS = ("fit", "validate", "test")
 
 
 def fail(message: str) -> NoReturn:
@@ -36,15 +46,43 @@ def fail(message: str) -> NoReturn:
     raise SystemExit(2)
 
 
+class Parser(LightningArgumentParser):
+    """Says in one line what is wrong, and explains the options of the default model and data too."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """One line, without the enumeration of types that were tried."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        text = " ".join(message.split())
+        for noise in (r"Does not validate against any of the Union subtypes Subtypes: \[.*?\] Errors: ",
+                      r" Given value type: .*", r" - Expected a <class 'NoneType'>"):  # fmt: skip
+            text = re.sub(noise, "", text)
+        fail(f"{text}; options: {self.prog.replace(' [options]', '')} --help")
+
+    def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
+        """Lightning's, and what `--model.help PolicyDistillation` and `--data.help TeacherDatasets` say."""
+        if "model" not in (self.groups or {}):
+            return super().format_help(formatter)
+        more = LightningArgumentParser(usage=argparse.SUPPRESS, description="", add_help=False)
+        more.add_class_arguments(PolicyDistillation, "model", skip={"games"})
+        more.add_class_arguments(TeacherDatasets, "data")
+        others = "Others: --model.help PQN, --data.help ParallelPlay\n"
+        return f"{super().format_help(formatter)}\n{more.format_help()}\n{others}"
+
+
 class DistillationCLI(LightningCLI):
     """`fit`, `validate` and `test` of anything here; what is run unless told otherwise is `presets/default.yaml`."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's, but for `predict`: nothing here does that."""
+        return {name: skip for name, skip in LightningCLI.subcommands().items() if name in SUBCOMMANDS}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Callbacks as options of their own, and links from what the data knows to the model that needs it."""
         parser.add_lightning_class_args(Rollouts, "rollouts")
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(Checkpoint, "checkpoint")
         parser.add_lightning_class_args(Film, "film")
-        parser.set_defaults({"checkpoint.save_last": True})
         parser.link_arguments("data.actions", "model.init_args.games", apply_on="instantiate")
         parser.link_arguments("rollouts.protocol", "film.protocol")
         parser.link_arguments("rollouts.fire", "film.fire")
@@ -53,15 +91,21 @@ class DistillationCLI(LightningCLI):
         """Parses, then settles which checkpoint is meant and whether the rest of the command agrees with it."""
         super().parse_arguments(parser, args)
         config = self.config[self.config.subcommand]
+        words = sys.argv[1:] if args is None else args if isinstance(args, list) else []
         self.checkpoint: dict[str, Any] | None = None
         self._checkpoint_updates = 0
         if config.get("ckpt_path"):
-            path = find_checkpoint(config.ckpt_path, Path(config.trainer.default_root_dir or "."))
+            folders = [Path(config.trainer.default_root_dir or ".", "lightning_logs").glob("*/checkpoints")]
+            own = [Path(config.checkpoint.dirpath)] if config.checkpoint.dirpath else []
+            path = find_checkpoint(str(config.ckpt_path), own or [folder for found in folders for folder in found])
             config.ckpt_path = str(path)
             self.checkpoint = read_checkpoint(path)
             self._checkpoint_updates = self.checkpoint.get("global_step", 0)
-            given = explicit_model_options(sys.argv[1:] if args is None else args, config.get("config"))
-            refuse_contradictions(path, self.checkpoint.get("hyper_parameters", {}), given)
+            files = [Path(str(file)) for file in config.get("config") or []]
+            given = explicit_model_options(words, files)
+            refuse_contradictions(path, self.checkpoint["hyper_parameters"], config.model, given)
+        elif any(word.startswith("--ckpt_path") for word in words):
+            fail("--ckpt_path is taken back by a --config after it: give --ckpt_path last")
 
     def before_instantiate_classes(self) -> None:
         """Chooses the precision that is fastest where it runs, unless one was given."""
@@ -73,10 +117,10 @@ class DistillationCLI(LightningCLI):
         """Builds data, model and trainer; what a constructor refuses is one line, not a traceback."""
         try:
             super().instantiate_classes()
-        except ValueError as error:
-            fail(str(error))
+        except (ValueError, MisconfigurationException) as error:
+            fail(str(our_own(error) or error))
         if self.checkpoint is not None:
-            refuse_other_weights(self.config[str(self.subcommand)].ckpt_path, self.checkpoint, self.model)
+            refuse_other_weights(Path(self.config[str(self.subcommand)].ckpt_path), self.checkpoint, self.model)
             self.checkpoint = None  # its weights are read again, by Lightning
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
@@ -88,25 +132,38 @@ class DistillationCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def before_fit(self) -> None:
-        """Starts the clock of the final table."""
+        """Starts the clock of the final table; a run that is resumed after its end has nothing to do."""
         self._started = time.monotonic()
+        if 0 < self.trainer.max_steps <= self._checkpoint_updates:
+            rank_zero_info(
+                f"{self.config.fit.ckpt_path} has had {self._checkpoint_updates} updates, --trainer.max_steps is "
+                f"{self.trainer.max_steps}: nothing is left to do; raise it, or score the checkpoint by `test`"
+            )
+            raise SystemExit(0)
 
     def after_fit(self) -> None:
         """Keeps the last weights, prints the table and where everything is."""
         checkpoint = self.trainer.checkpoint_callback
-        if isinstance(checkpoint, ModelCheckpoint) and checkpoint.save_last and checkpoint.dirpath:
-            # ModelCheckpoint saves at its own intervals, which need not end where the run ends.
+        if isinstance(checkpoint, Checkpoint) and checkpoint.save_last and checkpoint.dirpath:
+            # It saves at its own intervals, which need not end where the run ends.
             self.trainer.save_checkpoint(Path(checkpoint.dirpath) / "last.ckpt", weights_only=False)
         seconds = time.monotonic() - self._started
         if getattr(self.datamodule, "held_out", None):  # the last validation may be some updates old
             self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
         self._report(seconds)
 
-    def before_test(self) -> None:
+    def before_validate(self) -> None:
         """Refuses to score a network that was never trained."""
         if not self.config[str(self.subcommand)].get("ckpt_path"):
-            fail("test scores a checkpoint: give --ckpt_path PATH, or --ckpt_path last for the newest run's")
+            fail(f"{self.subcommand} scores a checkpoint: give --ckpt_path PATH, or `last` for the newest run's")
+
+    def before_test(self) -> None:
+        """As before validation; and the scores are those of a network that was trained so long."""
+        self.before_validate()
         self._started = time.monotonic()
+        for callback in self.trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
+            if isinstance(callback, Rollouts):
+                callback.updates_before = self._checkpoint_updates
 
     def after_test(self) -> None:
         """Prints the table."""
@@ -137,7 +194,7 @@ class DistillationCLI(LightningCLI):
         """What the run has left, and where."""
         found: list[tuple[str, Path]] = []
         for callback in self.trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
-            if isinstance(callback, ModelCheckpoint) and callback.dirpath:
+            if isinstance(callback, Checkpoint) and callback.dirpath:
                 found += [("checkpoint", path) for path in sorted(Path(callback.dirpath).glob("*.ckpt"))]
             if isinstance(callback, Film):
                 found += [("film", path) for path in callback.paths]
@@ -169,76 +226,14 @@ def fastest_precision(accelerator: str | object) -> str:
     return "bf16-mixed" if accelerator in ("auto", "cpu") and capable else "32-true"
 
 
-def find_checkpoint(name: str, root: Path) -> Path:
-    """The file that `--ckpt_path` means; `last` is the newest last.ckpt of all runs below `root`.
-
-    Lightning itself looks only into the folder of the run that is just starting, finds nothing, warns, and goes on
-    with untrained weights.
-    """
-    if name != "last":
-        path = Path(name)
-        if not path.is_file():
-            fail(f"--ckpt_path {name}: there is no such file; give a .ckpt, or 'last' for the newest run's")
-        return path
-    found = sorted(root.glob("lightning_logs/*/checkpoints/last*.ckpt"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        fail(f"--ckpt_path last: no run in {root / 'lightning_logs'} has left a last.ckpt; name a file, or start anew")
-    rank_zero_info(f"resuming from {found[-1]}")
-    return found[-1]
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint's content, loaded without running code that may be in it."""
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a dozen kinds for files that are not its own
-        reason = str(error).splitlines()[0][:120]
-        fail(f"{path}: not a whole checkpoint that loads without running code ({reason}); name another")
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        fail(f"{path}: has no state_dict; name a checkpoint that `python train.py fit` has written")
-    return checkpoint
-
-
-def explicit_model_options(args: ArgsType, files: list[Any] | None) -> dict[str, Any]:
-    """What the user said about the model, as flags or in --config files: option to value as text or YAML gives it."""
-    given: dict[str, Any] = {}
-    for file in files or []:
-        path = Path(getattr(file, "relative", None) or str(file))
-        if path.is_file() and path.resolve().parent != PRESETS:
-            model = (yaml.safe_load(path.read_text()) or {}).get("model") or {}
-            given |= {"_class_path": model["class_path"]} if "class_path" in model else {}
-            given |= model.get("init_args") or {}
-    words = iter(args if isinstance(args, list) else [])
-    for word in words:
-        if word.startswith(("--model.", "--model=")) or word == "--model":
-            key, equals, value = word.removeprefix("--model").lstrip(".").partition("=")
-            text = value if equals else next(words, "")
-            given[key.removeprefix("init_args.") or "_class_path"] = yaml.safe_load(text)
-    return given
-
-
-def refuse_contradictions(path: Path, saved: dict[str, Any], given: dict[str, Any]) -> None:
-    """The checkpoint's hyper-parameters win over the command line, so a command that says otherwise is refused."""
-    for key, value in given.items():
-        name = str(saved.get(key)).rsplit(".", 1)[-1] if key == "_class_path" else saved.get(key)
-        said = str(value).rsplit(".", 1)[-1] if key == "_class_path" else value
-        if key in saved and said != name and str(said) != str(name):
-            fail(
-                f"--model{'' if key == '_class_path' else '.' + key} is {said}, but {path} was trained with {name}; "
-                "leave the option out, or start anew without --ckpt_path"
-            )
-
-
-def refuse_other_weights(path: str, checkpoint: dict[str, Any], model: pl.LightningModule) -> None:
-    """Compares names and shapes of a checkpoint's weights with the model's, before anything is computed."""
-    saved = {name: tuple(tensor.shape) for name, tensor in checkpoint["state_dict"].items()}
-    built = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    for name in sorted(saved.keys() | built.keys()):
-        if saved.get(name) != built.get(name):
-            fail(
-                f"{path}: {name} is {saved.get(name, 'missing')}, a {type(model).__name__} of these games and this "
-                f"size has {built.get(name, 'no such weights')}; name a checkpoint of this architecture"
-            )
+def our_own(error: BaseException | None) -> BaseException | None:
+    """The error, or its cause, that this package raised itself: such messages say what to do."""
+    while error is not None:
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        if frame.f_globals["__name__"].startswith("pd_lightning."):
+            return error
+        error = error.__cause__
+    return None
 
 
 def quieten() -> None:
@@ -249,6 +244,9 @@ def quieten() -> None:
         ".*is not supported by the model summary.*",
         ".*Experiment logs directory.*exists and is not empty.*",  # TensorBoard's, of the same run
         ".*was not set, defaulting to.*",
+        ".*callbacks used to create the checkpoint need to be provided.*",  # `test` trains nothing
+        ".*The dirpath has changed from.*",  # a resumed run writes to a folder of its own
+        ".*all_gather is deprecated.*",  # Lightning's
     ):
         warnings.filterwarnings("ignore", message)
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
@@ -268,7 +266,12 @@ def main(args: list[str] | None = None) -> None:
             subclass_mode_data=True,
             save_config_kwargs={"overwrite": True},
             parser_kwargs=dict.fromkeys(SUBCOMMANDS, default),
+            parser_class=Parser,
             args=args,
         )
-    except (ShardError, TeacherError, ResumeError) as error:
+    except MisconfigurationException as error:
         fail(str(error))
+    except ValueError as error:
+        if our_own(error) is None:
+            raise
+        fail(str(our_own(error)))

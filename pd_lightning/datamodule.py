@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -80,8 +81,9 @@ class TeacherDatasets(pl.LightningDataModule):
         if not games or len(set(games)) != len(games):
             raise ValueError(f"games is {games}: name at least one, and each once")
         self.root, self.games = Path(root), list(games)
-        self.batch_size, self.memory, self.validation = batch_size, memory, validation
-        self.seed, self.threads = seed, threads
+        # Plain numbers, also where a notebook gave numpy's: a checkpoint with anything else does not load.
+        self.batch_size, self.memory, self.validation = int(batch_size), float(memory), float(validation)
+        self.seed, self.threads = int(seed), threads
         self.shards = {game: open_game(self.root / game, game, allow_mixed) for game in games}
         splits = {game: held_out(self.shards[game], validation, seed) for game in games}
         self.blocks = {game: Blocks(self.shards[game], splits[game][0]) for game in games}
@@ -166,6 +168,8 @@ class TeacherDatasets(pl.LightningDataModule):
                     "give --data options and recordings as they were, or start anew without --ckpt_path"
                 )
         self._go_on(state_dict["batches"])
+        # Lightning looks for a state in the loaders and would warn; it is here.
+        warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")
 
 
 def open_game(folder: Path, game: str, allow_mixed: bool) -> list[Shard]:

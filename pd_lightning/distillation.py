@@ -46,6 +46,8 @@ class PolicyDistillation(pl.LightningModule):
             raise ValueError(f"unknown loss {loss!r}: choose --model.loss from {', '.join(LOSSES)}")
         if not temperature > 0:
             raise ValueError(f"temperature is {temperature}: choose a --model.temperature above 0")
+        if not learning_rate > 0 or warmup < 0:
+            raise ValueError(f"learning_rate is {learning_rate}, warmup {warmup}: choose above 0, and 0 or more")
         self.save_hyperparameters()
         self.student = Student(games, size)
         self.loss, self.temperature = loss, temperature

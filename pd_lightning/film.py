@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -47,7 +48,12 @@ def film(
 
     Returns:
         uint8 [n, 232, 160, 3], one picture a step.
+
+    Raises:
+        ValueError: `steps` is less than 1.
     """
+    if steps < 1:
+        raise ValueError(f"a film of {steps} steps: it has at least one")
     rules = named_protocol(protocol)
     screen = build(game, 1, rules, fire=fire, picture=True)
     picture, _ = screen.reset(seed=np.array([seed]))
@@ -106,11 +112,16 @@ def make(
     Args:
         players: teacher files or checkpoints.
         output: a file that ends in .gif or .mp4.
-        game: needed only for checkpoints of several games.
+        game: that they should play; an error if one plays another.
         seed: of the episode.
         seconds: at most so much play.
         protocol: rules of play.
+
+    Raises:
+        ValueError: there are no players, or the output is neither kind of file.
     """
+    if not players or not output.endswith((".gif", ".mp4")):
+        raise ValueError(f"{len(players)} players in {output}: name at least one, and a file that ends in .gif or .mp4")
     agents = [load_teacher(path, game) for path in players]
     steps = round(seconds * STEPS_PER_SECOND)
     films = [film(a, a.game, seed, protocol=protocol, steps=steps, title=a.network.size) for a in agents]
@@ -121,5 +132,15 @@ def make(
         write_mp4(Path(output), pictures)
 
 
+def main() -> int:
+    """The command line."""
+    try:
+        auto_cli(make, prog="python -m pd_lightning.film")
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
 if __name__ == "__main__":
-    auto_cli(make, prog="python -m pd_lightning.film")
+    sys.exit(main())

@@ -1,9 +1,9 @@
 """The order of states: a pure function of numbers, without files, clock or rank.
 
-In every epoch the blocks are permuted and cut into windows of as many blocks as memory holds (of equal size: a short one
-at the end would be a badly mixed one), and within a window all states are permuted; if everything fits there is one window, and an epoch is a perfect shuffle. The epoch's states, in
-that order, are cut into ``ceil(states / batch_size)`` batches whose sizes differ by at most one: every state once per
-epoch, no padding, no odd batch at the end.
+In every epoch the blocks are permuted and cut into windows of equal size, as few as memory allows, and within a window
+all states are permuted; if everything fits there is one window, and an epoch is a perfect shuffle. The epoch's states,
+in that order, are cut into ``ceil(states / batch_size)`` batches whose sizes differ by at most one: every state once
+per epoch, no padding, no odd batch at the end.
 """
 
 from __future__ import annotations
@@ -17,9 +17,13 @@ ORDER_SEEDS = 5
 """First part of the key of everything that is shuffled."""
 
 
-def _chance(seed: int, *key: int) -> np.random.Generator:
+def permutation(count: int, seed: int, *key: int) -> np.ndarray:
+    """0 to `count` - 1, shuffled by a chance that is the key's own, int64 [count].
+
+    By sorting raw bits: those stay the same in all releases of numpy, `Generator.permutation` may change.
+    """
     words = (ORDER_SEEDS, len(key), seed, *key)  # numpy fills short keys up with zeros, hence their length
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(words)))
+    return np.argsort(np.random.PCG64(np.random.SeedSequence(words)).random_raw(count), kind="stable")
 
 
 def split_episodes(episodes: Sequence[int], share: float, seed: int) -> list[np.ndarray]:
@@ -46,7 +50,7 @@ def split_episodes(episodes: Sequence[int], share: float, seed: int) -> list[np.
     if count >= total:
         raise ValueError(f"holding out {count} of {total} episodes leaves none to learn from: record more, or set 0")
     held = np.zeros(total, bool)
-    held[_chance(seed).permutation(total)[:count]] = True
+    held[permutation(total, seed)[:count]] = True
     return np.split(held, np.cumsum(episodes)[:-1])
 
 
@@ -74,9 +78,8 @@ class Order:
 
     def _permute(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """The epoch's blocks in order, and how many states come before each window."""
-        blocks = np.arange(len(self.lengths))
-        if self.shuffle:
-            blocks = _chance(self.seed, epoch).permutation(blocks)
+        count = len(self.lengths)
+        blocks = permutation(count, self.seed, epoch) if self.shuffle else np.arange(count)
         sizes = np.add.reduceat(self.lengths[blocks], np.arange(0, len(blocks), self.window))
         return blocks, np.concatenate([[0], np.cumsum(sizes)])
 
@@ -91,7 +94,7 @@ class Order:
         steps = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         pairs = np.stack([np.repeat(blocks, lengths), steps], 1)
         if self.shuffle:
-            pairs = pairs[_chance(self.seed, epoch, window).permutation(len(pairs))]
+            pairs = pairs[permutation(len(pairs), self.seed, epoch, window)]
         pairs.flags.writeable = False  # shared by everybody who asks
         return pairs
 

@@ -148,17 +148,16 @@ def record(
         seed: of the episodes.
         device: where the teacher runs: auto, cpu, cuda, cuda:1, ...
     """
-    if not hours > 0:
-        raise ValueError(f"--hours is {hours}: it must be more than 0")
+    if not 0.5 / STEPS_PER_HOUR < hours < math.inf:
+        raise ValueError(f"--hours is {hours}: it must be a number more than 0, and at least a step")
     if parallel < 1:
         raise ValueError(f"--parallel is {parallel}: it must be at least 1")
     rules = named_protocol(protocol)
     folder = Path(root) / check_game(game)
     where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     agent = load_teacher(teacher or folder / "teacher.safetensors", game).to(where)
-    goals = [STEPS_PER_HOUR] * int(hours)
-    if rest := round((hours - int(hours)) * STEPS_PER_HOUR):
-        goals.append(rest)
+    full, rest = divmod(round(hours * STEPS_PER_HOUR), STEPS_PER_HOUR)
+    goals = [STEPS_PER_HOUR] * full + [rest] * (rest > 0)
     header = Header(
         game=game,
         action_meanings=action_meanings(game),

@@ -11,6 +11,7 @@ more.
 from __future__ import annotations
 
 import os
+import sys
 import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -252,7 +253,7 @@ def held_out(shards: Sequence[Shard], share: float, seed: int) -> tuple[np.ndarr
 
 def order(
     root: str,
-    games: list[str],
+    games: str | list[str] = "pong",
     batch_size: int = 256,
     ranks: int = 1,
     rank: int = 0,
@@ -265,7 +266,7 @@ def order(
 
     Args:
         root: folder of the datasets.
-        games: which of them.
+        games: which of them; `pong,breakout` and `[pong, breakout]` are the same.
         batch_size: states of each game in a batch, over all ranks.
         ranks: number of devices.
         rank: which of them.
@@ -274,6 +275,7 @@ def order(
         memory: GiB for decoded frames, over all games.
         validation: share of the episodes that is held out.
     """
+    games = games.split(",") if isinstance(games, str) else games
     for game in games:
         shards = [Shard(path) for path in find_shards(Path(root) / game)]
         blocks = Blocks(shards, held_out(shards, validation, seed)[0])
@@ -284,5 +286,15 @@ def order(
                 print(game, i, Path(shards[shard].path).name, number, step)
 
 
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    try:
+        auto_cli({"order": order}, args=arguments, prog="python -m pd_lightning.streaming")
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
 if __name__ == "__main__":
-    auto_cli({"order": order}, prog="python -m pd_lightning.streaming")
+    sys.exit(main())

@@ -20,7 +20,7 @@ def results_table(
     """One line a game.
 
     Args:
-        scores: the last rollouts.
+        scores: the last rollouts; of no game, if none was played.
         model: a module; its largest part counts as the network.
         data: a data module; `teacher_returns`, where it has them, are what the score is a percentage of.
         metrics: what was logged last.
@@ -39,15 +39,15 @@ def results_table(
     table.add_column("game")
     for name in ("teacher", "student ± 95%", "episodes", "of teacher", "parameters (of dqn)", "agreement", "seconds"):
         table.add_column(name, justify="right")
-    for game, returns in scores.items():
-        low, high = returns.interval
-        teacher = teachers.get(game, math.nan)
+    for game in network.games:
+        returns, teacher = scores.get(game), teachers.get(game, math.nan)
+        low, high = returns.interval if returns else (math.nan, math.nan)
         table.add_row(
             game,
             _number(teacher, ".1f"),
-            f"{returns.mean:.1f} ± {_number((high - low) / 2, '.1f')}",
-            str(len(returns.values)),
-            _number(percent_of_teacher(returns.mean, teacher), ".1f", "%"),
+            f"{returns.mean:.1f} ± {_number((high - low) / 2, '.1f')}" if returns else "-",
+            str(len(returns.values)) if returns else "-",
+            _number(percent_of_teacher(returns.mean, teacher), ".1f", "%") if returns else "-",
             f"{parameters:,} ({share:.1f}%)",
             _number(float(metrics.get(f"val/{game}/agreement", math.nan)), ".3f"),
             f"{seconds:.0f}",

@@ -80,21 +80,28 @@ def save_teacher(network: QNetwork, path: str | os.PathLike[str], about: Mapping
         network: a network of one game.
         path: the file, by convention `datasets/<game>/teacher.safetensors`.
         about: what to say of it (steps, score, protocol, command ...), kept as text.
+
+    Raises:
+        TeacherError: the network plays several games, or its weights are not finite numbers in float16.
     """
+    if len(network.games) != 1:
+        raise TeacherError(f"{path}: the network plays {', '.join(network.games)}; a teacher plays one game")
     ((game, actions),) = network.games.items()
+    weights = {name: tensor.detach().half().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    if not all(tensor.isfinite().all() for tensor in weights.values()):
+        raise TeacherError(f"{path}: there are weights that are not finite or beyond float16's 65,504; train it again")
     metadata = {
+        **{key: str(value) for key, value in about.items()},
         "format": FORMAT,
         "version": VERSION,
         "game": game,
         "actions": str(actions),
         "size": network.size,
         "layer_norm": str(network.trunk.layer_norm).lower(),
-        **{key: str(value) for key, value in about.items()},
     }
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.part")
-    weights = {name: tensor.detach().half().cpu().contiguous() for name, tensor in network.state_dict().items()}
     save_file(weights, part, metadata)
     with part.open("rb") as file:
         os.fsync(file.fileno())
@@ -151,7 +158,11 @@ def _from_safetensors(file: Path) -> Teacher:
             f"{file}: game, size and actions are {about.get('game')!r}, {size!r}, {actions!r}; allowed are a game's "
             f"name, one of {', '.join(SIZES)}, and 1 to 255; train it again"
         )
-    return _build(file, {about["game"]: int(actions)}, size, about.get("layer_norm") == "true", state, about)
+    if about.get("layer_norm") not in ("true", "false"):  # it has no weights, so nothing else would notice
+        raise TeacherError(
+            f"{file}: layer_norm is {about.get('layer_norm')!r}, allowed are 'true' and 'false'; train it again"
+        )
+    return _build(file, {about["game"]: int(actions)}, size, about["layer_norm"] == "true", state, about)
 
 
 def _from_checkpoint(file: Path) -> Teacher:
@@ -159,17 +170,17 @@ def _from_checkpoint(file: Path) -> Teacher:
     try:
         checkpoint: Any = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen kinds for files that are not its own
-        reason = str(error).splitlines()[0][:120]
+        reason = (str(error) or type(error).__name__).splitlines()[0][:120]
         raise TeacherError(
             f"{file}: neither a teacher file nor a Lightning checkpoint that loads without running code ({reason}); "
             "name a teacher.safetensors or a .ckpt"
         ) from None
     if not isinstance(checkpoint, dict) or not {"state_dict", "hyper_parameters"} <= checkpoint.keys():
         raise TeacherError(f"{file}: has no state_dict and hyper_parameters; name a .ckpt of pd_lightning")
-    state, settings = checkpoint["state_dict"], checkpoint["hyper_parameters"]
+    state, settings = checkpoint["state_dict"], dict(checkpoint["hyper_parameters"])
     prefix = next((p for p in PREFIXES if any(name.startswith(p) for name in state)), None)
     games, size = settings.get("games"), settings.get("size")
-    if prefix is None or not isinstance(games, dict) or size not in SIZES:
+    if prefix is None or size not in SIZES or not games or not all(isinstance(n, int) for n in dict(games).values()):
         raise TeacherError(f"{file}: not a checkpoint of PQN or PolicyDistillation; name a .ckpt of pd_lightning")
     network = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
     about = {"updates": str(checkpoint.get("global_step"))}

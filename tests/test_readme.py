@@ -63,7 +63,9 @@ def test_the_readmes_python_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest
 
 
 def test_files_that_the_readme_names_exist() -> None:
-    for name in re.findall(r"`(pd_lightning/[\w/]+(?:\.py|\.yaml|/))`", README) + re.findall(r"\]\((?!http)([^)]+)\)", README):
+    for name in re.findall(r"`(pd_lightning/[\w/]+(?:\.py|\.yaml|/))`", README) + re.findall(
+        r"\]\((?!http)([^)]+)\)", README
+    ):
         assert (ROOT / name).exists(), name
 
 

@@ -1,0 +1,279 @@
+"""Reading a shard: nothing in the file is believed before it is checked."""
+
+import os
+import re
+import threading
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import zstandard
+
+from pd_lightning.blocks.contract import (
+    BLOCK,
+    CHUNK,
+    FORMAT,
+    KINDS,
+    SMALL,
+    STACK,
+    STORED,
+    VERSION,
+    ShardError,
+    check_arrays,
+    checksum,
+    digest,
+    fault,
+    header_from,
+    record_command,
+)
+
+_ZSTD = 32015  # the registered number of HDF5's zstd filter
+_PLAIN = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE}  # filters that every HDF5 has
+_thread = threading.local()  # a decompressor per thread: they cannot be shared
+
+
+class Shard:
+    """One shard, opened and checked, all but the bytes of its frames: those are checked as they are read.
+
+    No HDF5 handle stays open. A descriptor is opened at the first read; a `Shard` may be read by many threads at once,
+    forked and pickled (without its descriptor).
+
+    Attributes:
+        path: the file.
+        header: its attributes.
+        lengths: steps in each block, uint8 [N], 1 to 32.
+        q_values: the teacher's, float32 [N, 32, A]; zeros beyond `lengths`, here and below.
+        actions: the actions played, uint8 [N, 32].
+        rewards: unclipped, float32 [N, 32].
+        episodes: episode of each block, int32 [N].
+        checksums: of each block's index and stored frames, uint32 [N].
+        returns: of each episode, float64 [E]; their mean is the teacher's score.
+        digest: sha256 over all of the above; tells whether two shards hold the same.
+        n_blocks: N.
+
+    Args:
+        path: the file.
+
+    Raises:
+        ShardError: it is missing, no HDF5, damaged, of another version, or anything in it breaks the contract.
+    """
+
+    lengths: np.ndarray
+    q_values: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray
+    episodes: np.ndarray
+    checksums: np.ndarray
+    returns: np.ndarray
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        if not os.path.isfile(self.path):
+            value = "a folder" if os.path.isdir(self.path) else "missing"
+            raise fault(
+                self.path, "file", value, "a shard", f"record it: {record_command(self.path.absolute().parent)}"
+            )
+        try:
+            self._identity = _identity(os.stat(self.path))
+            # Finished shards never change, so a lock would only keep out of read-only and network folders.
+            with h5py.File(self.path, "r", locking=False) as file:
+                self._load(file)
+            if _identity(os.stat(self.path)) != self._identity:
+                raise self._changed()
+        except ShardError:
+            raise
+        except Exception as error:  # libhdf5 raises nearly anything on damaged metadata
+            raise fault(self.path, "file", f"unreadable ({error})", "a whole HDF5 file") from error
+
+    def _load(self, file: h5py.File) -> None:
+        attributes = _read_attributes(self.path, file.attrs)  # which looks the root up: once
+        promised = attributes.pop("digest")
+        self.header = header_from(self.path, attributes)
+        frames = _open_dataset(self.path, file, "frames", "|u1", (None, *CHUNK), {_ZSTD})
+        self._offsets, self._sizes = _chunk_table(self.path, frames, self._identity[1])
+        self.n_blocks = len(frames)
+        action_count = len(self.header.action_meanings)
+        sizes = {"N": self.n_blocks, "L": BLOCK, "A": action_count, "E": None}
+        arrays = {}
+        for name, (dtype, letters) in SMALL.items():
+            dataset = _open_dataset(self.path, file, name, dtype, tuple(sizes[x] for x in letters), _PLAIN)
+            if not 1 <= len(dataset) <= self.n_blocks:
+                raise fault(self.path, name, f"{len(dataset)} long", f"1 to {self.n_blocks}, the number of blocks")
+            arrays[name] = dataset[()]
+        self.digest = digest(attributes, arrays)
+        if self.digest != promised:
+            raise fault(self.path, "digest", promised, f"{self.digest}, as computed from the content")
+        check_arrays(self.path, arrays, action_count)
+        self.__dict__.update(arrays)
+        for array in arrays.values():
+            array.flags.writeable = False
+        self._states = int(self.lengths.sum(dtype=np.int64))
+
+    def __len__(self) -> int:
+        return self._states
+
+    def __repr__(self) -> str:
+        return f"Shard({str(self.path)!r}): {len(self)} states, {len(self.returns)} episodes, {self.n_blocks} blocks"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_descriptor"}
+
+    def __del__(self) -> None:
+        descriptor = self.__dict__.pop("_descriptor", None)
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def _changed(self) -> ShardError:
+        return fault(self.path, "file", "replaced, changed or gone since it was opened", "as it was", "open it again")
+
+    def _open(self) -> int:
+        descriptor = self.__dict__.get("_descriptor")
+        if descriptor is None:
+            try:
+                fresh = os.open(self.path, os.O_RDONLY)
+            except OSError as error:
+                raise self._changed() from error
+            if _identity(os.fstat(fresh)) != self._identity:
+                os.close(fresh)
+                raise self._changed()
+            # Threads may race to here. `setdefault` is atomic; a lock would not survive a fork while held.
+            descriptor = self.__dict__.setdefault("_descriptor", fresh)
+            if descriptor != fresh:
+                os.close(fresh)
+        return descriptor
+
+    def read_block(self, index: int, out: np.ndarray) -> None:
+        """Unpacks the frames of a block, after checking its stored bytes. Any number of threads at once.
+
+        Args:
+            index: of the block, 0 to N - 1.
+            out: filled with its frames, zeros beyond its length, uint8 [35, 84, 84], C-contiguous.
+
+        Raises:
+            ShardError: the bytes are not those recorded, or the file was changed since it was opened.
+            IndexError: there is no such block.
+            ValueError: `out` has another shape, dtype or layout.
+        """
+        if not 0 <= index < self.n_blocks:
+            raise IndexError(f"{self.path}: block {index} is not in 0 to {self.n_blocks - 1}")
+        if out.shape != CHUNK or out.dtype != np.uint8 or not out.flags.c_contiguous:
+            raise ValueError(f"out is {out.dtype} {out.shape}, allowed is uint8 {CHUNK}, C-contiguous")
+        stored = os.pread(self._open(), int(self._sizes[index]), int(self._offsets[index]))
+        if checksum(index, stored) != self.checksums[index]:
+            raise fault(self.path, f"block {index}", "not the bytes recorded", "bytes that match its checksum")
+        if not hasattr(_thread, "decompressor"):
+            _thread.decompressor = zstandard.ZstdDecompressor()
+        try:
+            # In place, and without the GIL; `decompress` would allocate and copy, and be a quarter slower.
+            filled = _thread.decompressor.stream_reader(stored).readinto(out)
+        except zstandard.ZstdError as error:
+            raise fault(self.path, f"block {index}", f"not unpacked ({error})", "a zstd frame") from error
+        if filled != out.nbytes:
+            raise fault(self.path, f"block {index}", f"{filled} bytes", f"{out.nbytes} bytes")
+
+    def states(self, index: int) -> np.ndarray:
+        """The stacked states of a block, uint8 [n, 4, 84, 84], newest frame last; a read-only view of its frames.
+
+        Raises:
+            ShardError: as `read_block`.
+        """
+        frames = np.empty(CHUNK, np.uint8)
+        self.read_block(index, frames)
+        used = frames[: int(self.lengths[index]) + STACK - 1]
+        return np.moveaxis(np.lib.stride_tricks.sliding_window_view(used, STACK, axis=0), -1, 1)
+
+    def verify(self) -> None:
+        """Reads every block.
+
+        Raises:
+            ShardError: one is damaged, or not zero beyond its length.
+        """
+        frames = np.empty(CHUNK, np.uint8)
+        for index in range(self.n_blocks):
+            self.read_block(index, frames)
+            if frames[int(self.lengths[index]) + STACK - 1 :].any():
+                raise fault(self.path, f"block {index}", "not zero beyond its length", "zero there")
+
+
+def _identity(stat: os.stat_result) -> tuple[int, int, int]:
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+def _read_attribute(path: Path, attributes: h5py.AttributeManager, name: str, kind: Any) -> Any:
+    if name not in attributes:
+        raise fault(path, name, "missing", "an attribute of this name")
+    attribute = attributes.get_id(name)  # the type is looked at before the value: see `STORED`
+    found = "text" if attribute.dtype.kind == "S" else attribute.dtype.str
+    if found != STORED[kind] or attribute.shape != ():
+        raise fault(path, name, f"{found} {attribute.shape}", f"{STORED[kind]} ()")
+    value: Any = attributes[name]
+    return value.decode() if isinstance(value, bytes) else value.item()
+
+
+def _read_attributes(path: Path, attributes: h5py.AttributeManager) -> dict[str, Any]:
+    """All attributes as plain Python values of the right type, the format and version checked first."""
+    for name, kind, mine in (("format", str, FORMAT), ("version", int, VERSION)):
+        if (value := _read_attribute(path, attributes, name, kind)) != mine:
+            step = "read it with the pd_lightning that wrote it, or record it again"
+            raise fault(path, name, repr(value), repr(mine), step)
+    kinds = {"format": str, "version": int, **KINDS, "digest": str}
+    if unknown := sorted(set(attributes) - set(kinds)):
+        raise fault(path, "attributes", f"unknown: {', '.join(unknown)}", f"those of version {VERSION} alone")
+    return {name: _read_attribute(path, attributes, name, kind) for name, kind in kinds.items()}
+
+
+def _open_dataset(
+    path: Path, file: h5py.File, name: str, dtype: str, shape: tuple[int | None, ...], filters: set[int]
+) -> h5py.Dataset:
+    """The dataset, once it is known to be as it should, and to lie in this file: a file may point to others."""
+    dataset: Any = file[name] if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
+    if not isinstance(dataset, h5py.Dataset) or dataset.chunks is None:
+        raise fault(path, name, "something else", "a chunked dataset in this file")
+    if dataset.dtype != np.dtype(dtype):
+        raise fault(path, name, dataset.dtype, np.dtype(dtype))
+    if len(dataset.shape) != len(shape) or any(a not in (b, None) for a, b in zip(shape, dataset.shape, strict=True)):
+        raise fault(path, name, dataset.shape, str(shape).replace("None", "any"))
+    properties = dataset.id.get_create_plist()
+    used = {properties.get_filter(i)[0] for i in range(properties.get_nfilters())}
+    if used != filters:
+        raise fault(path, name, f"packed by filters {sorted(used)}", f"HDF5 filters {sorted(filters)}")
+    return dataset
+
+
+def _chunk_table(path: Path, frames: h5py.Dataset, file_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where each block is stored: offset and size in bytes, int64 [N] each."""
+    found: list[Any] = []
+    frames.id.chunk_iter(found.append)  # one pass; asking for one chunk at a time scans the index each time
+    rows = sorted((*c.chunk_offset, c.filter_mask, c.byte_offset, c.size) for c in found)
+    table = np.array(rows, np.int64).reshape(-1, len(CHUNK) + 4)
+    wanted = np.zeros((len(frames), len(CHUNK) + 2), np.int64)  # one chunk a block, at [i, 0, 0, 0], no filter skipped
+    wanted[:, 0] = np.arange(len(frames))
+    offsets, sizes = table[:, -2].copy(), table[:, -1].copy()
+    if frames.chunks != (1, *CHUNK) or not len(frames) or not np.array_equal(table[:, :-2], wanted):
+        value = f"{len(table)} chunks {frames.chunks}"
+        raise fault(path, "frames", value, f"one of {(1, *CHUNK)} for each of {len(frames)} blocks")
+    if (offsets < 0).any() or (sizes < 1).any() or (offsets > file_size - sizes).any():
+        raise fault(path, "frames", "stored beyond the end of the file", f"the file's {file_size} bytes")
+    return offsets, sizes
+
+
+def find_shards(folder: str | os.PathLike[str]) -> list[Path]:
+    """The shards of a game's folder, by number.
+
+    Raises:
+        ShardError: there is no such folder, or no shard in it; the message says how to record one.
+    """
+    folder = Path(folder)
+    if shards := numbered(folder):
+        return shards
+    near = [str(other) for other in sorted(folder.absolute().parent.glob("*/")) if numbered(other)]
+    allowed = f"a folder with shards 0000.h5, 0001.h5, ... (there are: {', '.join(near) or 'none beside it'})"
+    value = "empty of shards" if folder.is_dir() else "missing"
+    raise fault(folder, "folder", value, allowed, f"record it: {record_command(folder)}")
+
+
+def numbered(folder: Path) -> list[Path]:
+    """The shards in a folder, by number; there may be none."""
+    found = [path for path in folder.glob("*.h5") if re.fullmatch(r"[0-9]{4,}", path.stem)]
+    return sorted(found, key=lambda path: (int(path.stem), path.name))

@@ -1,0 +1,188 @@
+"""Which weights a run keeps, and which ones `--ckpt_path` means: found, read without running code, refused if in doubt.
+
+A checkpoint's hyper-parameters silently win over the command line in Lightning, and a missing one is a warning before
+untrained weights are used; here both are errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+import yaml
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.trainer.states import TrainerFn
+
+MEASURED = ("rollout/", "val/")
+"""How the keys of scores begin that weights can be chosen by."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be used; the message says which, why, and what to do."""
+
+
+class Checkpoint(ModelCheckpoint):
+    """Keeps the newest weights, to go on from after a kill; with `monitor` also those of the best score, as best.ckpt.
+
+    A score counts only for the weights that it was measured on. (Lightning's own `ModelCheckpoint` credits it to those
+    that it saves next.)
+
+    Args:
+        monitor: the score, rollout/pong/return or val/pong/agreement, say; without one there is no best.ckpt.
+        mode: max if more is better, min if less is.
+        save_last: keep the newest weights as last.ckpt.
+    """
+
+    def __init__(
+        self, monitor: str | None = None, mode: Literal["max", "min"] = "max", save_last: bool = True, **kwargs: Any
+    ) -> None:
+        if monitor and not monitor.startswith(MEASURED):
+            raise ValueError(f"checkpoint.monitor is {monitor!r}: choose a rollout/... or val/... score")
+        super().__init__(save_last=save_last, **kwargs)
+        self.score_key, self.sign = monitor, 1 if mode == "max" else -1
+        self.best_score: float | None = None
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The weights have just been validated."""
+        super().on_validation_end(trainer, pl_module)
+        self.judge(trainer, "val/")
+
+    def judge(self, trainer: pl.Trainer, measured: str) -> None:
+        """Keeps the weights if theirs is the best score so far.
+
+        Args:
+            trainer: of the run.
+            measured: how the keys begin that were measured just now.
+
+        Raises:
+            ValueError: the monitored score is not among them.
+        """
+        fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and not trainer.fast_dev_run  # pyright: ignore[reportAttributeAccessIssue]
+        if not fitting or self.score_key is None or not self.score_key.startswith(measured):
+            return
+        scores = trainer.callback_metrics
+        if self.score_key not in scores:
+            known = ", ".join(sorted(key for key in scores if key.startswith(MEASURED)))
+            raise ValueError(f"checkpoint.monitor is {self.score_key!r}: choose one of {known}")
+        score = float(scores[self.score_key])
+        if self.best_score is None or self.sign * score > self.sign * self.best_score:
+            self.best_score = score
+            trainer.save_checkpoint(Path(self.dirpath or ".") / "best.ckpt", weights_only=False)
+
+
+def find_checkpoint(name: str, folders: Sequence[Path]) -> Path:
+    """The file that `--ckpt_path` means.
+
+    Args:
+        name: a path; or `last` or `best`, which is the newest last.ckpt or best.ckpt.
+        folders: where to look for `last` and `best`.
+
+    Raises:
+        CheckpointError: there is none. (Lightning would look into the folder of the run that is just starting, find
+            nothing, warn, and go on with untrained weights.)
+    """
+    if name not in ("last", "best"):
+        if not Path(name).is_file():
+            raise CheckpointError(
+                f"--ckpt_path {name}: there is no such file; give a .ckpt, or 'last' or 'best' for the newest run's"
+            )
+        return Path(name)
+    found = [path for folder in folders for path in folder.glob(f"{name}*.ckpt")]
+    if not found:
+        raise CheckpointError(f"--ckpt_path {name}: no run here has left a {name}.ckpt; name a file, or start anew")
+    return max(found, key=lambda path: path.stat().st_mtime)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint's content, loaded without running code that may be in it.
+
+    Raises:
+        CheckpointError: it is damaged, holds more than data, or was not written by `fit`.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises a dozen kinds for files that are not its own
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"{path}: not a whole checkpoint that loads without running code ({reason}); name another"
+        ) from None
+    parts = ("state_dict", "hyper_parameters")
+    if not isinstance(checkpoint, dict) or not all(isinstance(checkpoint.get(part), Mapping) for part in parts):
+        raise CheckpointError(
+            f"{path}: has no {' and '.join(parts)}; name a checkpoint that `python train.py fit` has written"
+        )
+    return checkpoint
+
+
+def explicit_model_options(args: Sequence[str], files: Sequence[Path]) -> set[str]:
+    """Which options of the model were given, as flags or in --config files; `class_path` is the class itself."""
+    given: set[str] = set()
+    for file in files:
+        given |= _keys((yaml.safe_load(file.read_text()) or {}).get("model"))
+    words = iter(args)
+    for word in words:
+        if word.startswith(("--model.", "--model=")) or word == "--model":
+            key, equals, value = word.removeprefix("--model").lstrip(".").partition("=")
+            value = value if equals else next(words, "")
+            given |= {key.removeprefix("init_args.")} if key else _keys(value)
+    return given
+
+
+def _keys(model: Any) -> set[str]:
+    """Options in what may stand for a model: its class, a mapping, as text or not, or a file of one."""
+    if isinstance(model, str):
+        file = Path(model)
+        model = yaml.safe_load(file.read_text() if file.is_file() else model)
+    if not isinstance(model, dict):
+        return {"class_path"} if model else set()
+    return {"class_path"} & model.keys() | set(model.get("init_args") or {})
+
+
+def refuse_contradictions(path: Path, saved: Mapping[str, Any], model: Any, given: set[str]) -> None:
+    """The checkpoint's hyper-parameters win over the command line, so a command that says otherwise is refused.
+
+    Args:
+        path: of the checkpoint.
+        saved: its hyper-parameters.
+        model: the configuration as parsed: `class_path` and `init_args`.
+        given: the options among them that were asked for, rather than being defaults.
+
+    Raises:
+        CheckpointError: an option, or the model's class, is not what the checkpoint was trained with.
+    """
+    for key, said, was in _pairs(saved, model, given):
+        if said != was:
+            raise CheckpointError(
+                f"--model{key} is {said}, but {path} was trained with {was}; "
+                f"{'leave the option out' if key else 'give the preset of its run as --config'}, "
+                "name another checkpoint, or start anew without --ckpt_path"
+            )
+
+
+def _pairs(saved: Mapping[str, Any], model: Any, given: set[str]) -> Iterator[tuple[str, Any, Any]]:
+    if "_class_path" in saved:  # always compared: another class cannot learn from these data
+        yield "", str(model.class_path).rsplit(".", 1)[-1], str(saved["_class_path"]).rsplit(".", 1)[-1]
+    for key in sorted(given & saved.keys() - {"games"}):  # games follow from the data
+        yield f".{key}", model.init_args.get(key), saved[key]
+
+
+def refuse_other_weights(path: Path, checkpoint: Mapping[str, Any], model: pl.LightningModule) -> None:
+    """Compares games, then names and shapes of weights, with the model's, before anything is computed.
+
+    Raises:
+        CheckpointError: they differ.
+    """
+    games, mine = checkpoint["hyper_parameters"].get("games"), model.hparams.get("games")
+    if games != mine:
+        raise CheckpointError(f"{path}: knows the games {games}, the data are of {mine}; give --data.games as it had")
+    saved = {name: tuple(getattr(tensor, "shape", ())) for name, tensor in checkpoint["state_dict"].items()}
+    built = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    for name in sorted(saved.keys() | built.keys()):
+        if saved.get(name) != built.get(name):
+            raise CheckpointError(
+                f"{path}: {name} is {saved.get(name, 'missing')}, in a {type(model).__name__} of that size and those "
+                f"games it is {built.get(name, 'missing')}; name a checkpoint of this architecture"
+            )

@@ -1,0 +1,414 @@
+"""Recorded games under Lightning: every game in every batch, nothing lost by stopping, nothing mixed by accident."""
+
+import json
+import pickle
+import shutil
+import warnings
+from dataclasses import replace
+from hashlib import sha256
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch.nn.functional import mse_loss
+
+from pd_lightning.blocks import CHUNK, Shard, ShardError, ShardWriter
+from pd_lightning.datamodule import ResumeError, TeacherDatasets, frame_statistics
+from pd_lightning.distillation import PolicyDistillation
+from pd_lightning.streaming import Batch
+
+BOTH = ["pong", "breakout"]
+
+
+def trainer(**options):
+    quiet = {
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+    }
+    return pl.Trainer(**{"accelerator": "cpu", "devices": 1, "max_epochs": 1, **quiet, **options})
+
+
+def attached(root, **options):
+    """A data module as it is once a fit has begun."""
+    data = TeacherDatasets(str(root), **{"games": BOTH, "batch_size": 50, "validation": 0.2, **options})
+    data.trainer = trainer()
+    data.setup("fit")
+    return data
+
+
+def digest(batch):
+    """What a batch holds, game by game."""
+    return {game: sha256(part.states.numpy().tobytes() + part.teacher_q.numpy().tobytes()) .hexdigest()[:12]
+            for game, part in batch.items()}  # fmt: skip
+
+
+def contents(batches):
+    """All states of some batches, without their order."""
+    return sorted(sha256(state.tobytes()).digest() for batch in batches for state in batch.states.numpy())
+
+
+def recorded(blocks):
+    """All states of some blocks in recorded order, read without any stream."""
+    return np.concatenate([blocks.shards[shard].states(int(number)) for shard, number in blocks.chosen])
+
+
+def hashes(states):
+    return sorted(sha256(state.tobytes()).digest() for state in states)
+
+
+def test_every_batch_holds_every_game_and_the_larger_one_comes_once_an_epoch(datasets):
+    data = attached(datasets)
+    loader = data.train_dataloader()
+    pong, breakout = data.streams["pong"], data.streams["breakout"]
+    wanted = TeacherDatasets(str(datasets), BOTH, 50, validation=0.2)
+    wanted.trainer = data.trainer
+    wanted.setup("fit")
+    count = 0
+    for _ in range(3):
+        batches = [batch for batch, _, _ in loader]
+        assert len(batches) == len(pong) == 9 > len(breakout) == 3
+        assert contents(batch["pong"] for batch in batches) == hashes(recorded(data.blocks["pong"]))
+        for batch in batches:
+            assert list(batch) == BOTH
+            for game, part in batch.items():
+                # The smaller game too goes on where it was, into its next epoch and the one after.
+                states, teacher_q = wanted.streams[game].batch(count)
+                assert isinstance(part, Batch)
+                assert torch.equal(part.states, states)
+                assert torch.equal(part.teacher_q, teacher_q)
+                assert part.teacher_q.shape[1] == data.actions[game]
+            count += 1
+
+
+def test_validation_is_the_held_out_states_in_recorded_order_every_time_from_the_start(datasets):
+    data = attached(datasets)
+    validation = data.val_dataloader()
+    next(iter(validation))  # as Lightning's sanity check does
+    for _ in range(2):
+        batches = list(validation)
+        assert len(batches) == len(validation) == 5
+        for game in BOTH:
+            states = torch.cat([batch[game].states for batch in batches if game in batch])
+            np.testing.assert_array_equal(states, recorded(data.held_out[game]))
+        assert [list(batch) for batch in batches] == [["pong"]] * 3 + [["breakout"]] * 2
+
+
+def test_what_is_learned_and_what_is_held_out_are_all_and_share_no_episode(datasets):
+    data = TeacherDatasets(str(datasets), ["pong"], validation=0.3)
+    shards = data.shards["pong"]
+    both = np.concatenate([data.blocks["pong"].chosen, data.held_out["pong"].chosen])
+    assert sorted(both.tolist()) == [[s, b] for s in range(2) for b in range(shards[s].n_blocks)]
+    learned, held = (
+        {(s, shards[s].episodes[b]) for s, b in blocks["pong"].chosen} for blocks in (data.blocks, data.held_out)
+    )
+    assert len(held) == 2
+    assert not learned & held
+
+
+def test_statistics_are_those_of_the_newest_frames_of_the_training_states(datasets):
+    data = TeacherDatasets(str(datasets), BOTH, validation=0.2)
+    for game, (mean, deviation) in data.statistics().items():
+        newest = recorded(data.blocks[game])[:, -1].astype(np.float64)
+        assert mean.dtype == torch.float32
+        np.testing.assert_allclose(mean, newest.mean(0), rtol=1e-6)
+        assert deviation == pytest.approx(np.sqrt(newest.var(0).mean()), rel=1e-6)
+
+
+def test_statistics_of_a_long_recording_are_taken_from_blocks_all_over_it(datasets, monkeypatch):
+    blocks = TeacherDatasets(str(datasets), ["pong"]).blocks["pong"]
+    monkeypatch.setattr("pd_lightning.datamodule.STATISTICS_BLOCKS", 3)
+    frames = np.empty((3, *CHUNK), np.uint8)
+    chosen = [0, (len(blocks) - 1) // 2, len(blocks) - 1]
+    for place, block in enumerate(chosen):
+        blocks.read(block, frames[place])
+    newest = np.concatenate([frames[i][3 : 3 + blocks.lengths[block]] for i, block in enumerate(chosen)])
+    np.testing.assert_allclose(frame_statistics(blocks)[0], newest.mean(0, dtype=np.float64), rtol=1e-6)
+
+
+def test_teachers_returns_are_compared_only_under_the_rules_they_were_played_by(datasets):
+    data = TeacherDatasets(str(datasets), BOTH)
+    returns = np.concatenate([shard.returns for shard in data.shards["pong"]])
+    assert data.teacher_returns("paper") == {
+        "pong": returns.mean(),
+        "breakout": data.shards["breakout"][0].returns.mean(),
+    }
+    assert data.teacher_returns("machado") == {}
+
+
+# Folders that do not fit together
+
+
+def rewritten(path, **changes):
+    """The play of shard 0 as another shard, under a header that says something else."""
+    shard = Shard(path.with_name("0000.h5"))
+    frames = np.empty(CHUNK, np.uint8)
+    with ShardWriter(path, replace(shard.header, **changes)) as writer:
+        for block, n in enumerate(shard.lengths.tolist()):
+            shard.read_block(block, frames)
+            rows = shard.q_values[block, :n], shard.actions[block, :n], shard.rewards[block, :n]
+            writer.add(frames[: n + 3], *rows, episode=int(shard.episodes[block]))
+        writer.finish(shard.returns)
+
+
+@pytest.fixture
+def copy(datasets, tmp_path):
+    """Datasets that a test may change: pong, one shard."""
+    (tmp_path / "copy" / "pong").mkdir(parents=True)
+    shutil.copy(datasets / "pong" / "0000.h5", tmp_path / "copy" / "pong")
+    return tmp_path / "copy"
+
+
+@pytest.mark.parametrize("changes", [
+    {"teacher_sha256": "0" * 64}, {"protocol": "nature"}, {"epsilon": 0.5}, {"sticky": 0.25}, {"fire": True},
+])  # fmt: skip
+def test_shards_of_several_teachers_or_rules_are_refused_unless_allowed_by_name(copy, changes):
+    rewritten(copy / "pong" / "0001.h5", **changes)
+    with pytest.raises(ShardError, match=rf"0001\.h5: {next(iter(changes))} is .*--data\.allow_mixed true"):
+        TeacherDatasets(str(copy))
+    assert TeacherDatasets(str(copy), allow_mixed=True).blocks["pong"].states > 300
+
+
+@pytest.mark.parametrize("changes", [
+    {"action_meanings": ("NOOP", "RIGHT", "FIRE", "LEFT", "RIGHTFIRE", "LEFTFIRE")}, {"frame_skip": 3},
+    {"game": "breakout"},
+])  # fmt: skip
+def test_shards_whose_actions_or_pictures_mean_something_else_are_never_mixed(copy, changes):
+    rewritten(copy / "pong" / "0001.h5", **changes)
+    with pytest.raises(ShardError, match=rf"0001\.h5: {next(iter(changes))} is") as error:
+        TeacherDatasets(str(copy), allow_mixed=True)
+    assert "allow_mixed" not in str(error.value)
+
+
+def test_a_folder_of_another_game_is_refused(copy):
+    (copy / "pong").rename(copy / "breakout")
+    with pytest.raises(ShardError, match=r"0000\.h5: game is 'pong', its folder's is 'breakout'"):
+        TeacherDatasets(str(copy), ["breakout"])
+
+
+def test_a_missing_folder_is_an_error_that_says_how_to_record_it(copy):
+    with pytest.raises(ShardError, match=r"recording --game enduro"):
+        TeacherDatasets(str(copy), ["pong", "enduro"])
+
+
+@pytest.mark.parametrize(("options", "complaint"), [
+    ({"games": []}, "name at least one"),
+    ({"games": ["pong", "pong"]}, "each once"),
+    ({"validation": 0.99}, "leaves none to learn from"),
+    ({"validation": 1.0}, "from 0 to less than 1"),
+])  # fmt: skip
+def test_what_cannot_be_learned_from_is_refused_at_once(datasets, options, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        TeacherDatasets(str(datasets), **options)
+
+
+def test_it_travels_to_other_processes(datasets):
+    data = TeacherDatasets(str(datasets), BOTH)
+    arrived = pickle.loads(pickle.dumps(data))
+    assert arrived.fingerprint() == data.fingerprint()
+    assert arrived.statistics()["pong"][1] == data.statistics()["pong"][1]
+
+
+# Stopping and going on
+
+
+class Watched(pl.LightningModule):
+    """A student so small that it costs nothing, which remembers what it was trained on."""
+
+    def __init__(self, games):
+        super().__init__()
+        torch.manual_seed(0)
+        self.heads = torch.nn.ModuleDict({game: torch.nn.Linear(4 * 7 * 7, actions) for game, actions in games.items()})
+        self.seen = []
+
+    def loss(self, batch):
+        pixels = {game: part.states[:, :, ::12, ::12].flatten(1) / 255 for game, part in batch.items()}
+        return sum(mse_loss(self.heads[game](pixels[game]), part.teacher_q) for game, part in batch.items())
+
+    def training_step(self, batch, batch_idx):
+        self.seen.append(digest(batch))
+        return self.loss(batch)
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val/loss", self.loss(batch))
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=1e-3)
+
+
+class Foresighted(Watched):
+    """The same, but asks how long the run will be: Lightning then forgets data loaders' states (its issue 20550)."""
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.Adam(self.parameters(), lr=1e-3)
+        end = self.trainer.estimated_stepping_batches
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda update: 1 - update / (end + 1))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class Student(PolicyDistillation):
+    """The real one."""
+
+    def __init__(self, games):
+        torch.manual_seed(0)
+        super().__init__(games, "net3", warmup=2)
+        self.seen = []
+
+    def training_step(self, batch, batch_idx):
+        self.seen.append(digest(batch))
+        return super().training_step(batch, batch_idx)
+
+
+class Saving(pl.Callback):
+    """Saves after some batches (counted from 1, over all epochs), the second validation and the first epoch."""
+
+    def __init__(self, folder, batches):
+        self.folder, self.batches, self.validations, self.saved = folder, batches, 0, {}
+
+    def save(self, trainer, module, when):
+        path = self.folder / f"{when}-{len(module.seen)}.ckpt"
+        self.saved[path] = len(module.seen)
+        trainer.save_checkpoint(path)
+
+    def on_train_batch_end(self, trainer, module, *_):
+        if len(module.seen) in self.batches:
+            self.save(trainer, module, "batch")
+
+    def on_validation_end(self, trainer, module):
+        self.validations += not trainer.sanity_checking
+        if self.validations == 2:
+            self.save(trainer, module, "validation")
+
+    def on_train_epoch_end(self, trainer, module):
+        if trainer.current_epoch == 0:
+            self.save(trainer, module, "epoch")
+
+
+def data_of(root, **options):
+    """Eight batches an epoch; pong in three windows, breakout in one."""
+    memory = 14 * 2 * np.prod(CHUNK) / 2**30  # a number of numpy's, as notebooks have them
+    return TeacherDatasets(
+        str(root), **{"games": BOTH, "batch_size": 60, "validation": 0.2, "memory": memory, **options}
+    )
+
+
+def fit(root, kind=Watched, ckpt_path=None, data=None, **options):
+    """Three epochs; returns the module."""
+    data = data or data_of(root)
+    module = kind(data.actions)
+    trainer(**{"max_epochs": 3, **options}).fit(module, data, ckpt_path=ckpt_path)
+    return module
+
+
+def assert_same_weights(module, other):
+    for (name, tensor), expected in zip(module.state_dict().items(), other.state_dict().values(), strict=True):
+        assert torch.equal(tensor, expected), name
+
+
+@pytest.fixture(scope="module")
+def in_order(datasets):
+    """What the first 32 batches hold."""
+    data = attached(datasets, **{name: getattr(data_of(datasets), name) for name in ("batch_size", "memory")})
+    assert [stream.order.windows for stream in data.streams.values()] == [3, 1]
+    return [digest({game: stream.batch(i) for game, stream in data.streams.items()}) for i in range(32)]
+
+
+CASES = {
+    "plainly": (Watched, {}, (1, 2, 8, 11)),
+    "knowing the end": (Foresighted, {}, (3,)),
+    "as a real student": (Student, {"max_epochs": 2}, (3,)),
+    "with accumulated gradients": (Foresighted, {"accumulate_grad_batches": 2}, (2, 10)),
+    "with short epochs": (Foresighted, {"limit_train_batches": 5}, (3, 7)),
+    "with a share of an epoch": (Watched, {"limit_train_batches": 0.5}, (3, 6)),
+    "validating within the epoch": (Foresighted, {"val_check_interval": 3}, (4, 12)),
+    "validating every second epoch": (Watched, {"check_val_every_n_epoch": 2, "max_epochs": 4}, (9,)),
+    "counting steps": (Foresighted, {"max_epochs": -1, "max_steps": 19}, (4, 11)),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_run_that_is_stopped_goes_on_with_exactly_the_batches_it_would_have_seen(datasets, tmp_path, in_order, case):
+    kind, options, batches = CASES[case]
+    saving = Saving(tmp_path, batches)
+    through = fit(datasets, kind, callbacks=[saving], **options)
+    assert through.seen == in_order[: len(through.seen)]
+    assert len(saving.saved) == len(batches) + 2
+    for path, count in saving.saved.items():
+        again = fit(datasets, kind, ckpt_path=path, **options)
+        assert again.seen == through.seen[count:], path.name
+        assert_same_weights(again, through)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(datasets, tmp_path_factory):
+    """Of a run over eight batches and three more."""
+    saving = Saving(tmp_path_factory.mktemp("checkpoint"), (11,))
+    fit(datasets, callbacks=[saving])
+    return next(path for path in saving.saved if path.name == "batch-11.ckpt")
+
+
+def test_recordings_may_be_moved_and_threads_changed_meanwhile(datasets, tmp_path, checkpoint, in_order):
+    shutil.copytree(datasets, tmp_path / "elsewhere")
+    module = fit(tmp_path / "elsewhere", ckpt_path=checkpoint, data=data_of(tmp_path / "elsewhere", threads=2))
+    assert module.seen == in_order[11:24]
+
+
+def test_lightning_does_not_warn_that_the_data_cannot_resume(datasets, checkpoint):
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        fit(datasets, ckpt_path=checkpoint)
+    assert not [warning for warning in heard if "not resumable" in str(warning.message)]
+
+
+@pytest.mark.parametrize("changes", [
+    {"batch_size": 64}, {"seed": 1}, {"games": ["breakout", "pong"]}, {"validation": 0.3}, {"memory": 1.0},
+])  # fmt: skip
+def test_what_would_change_the_order_is_refused_by_name(datasets, checkpoint, changes):
+    ((name, value),) = changes.items()
+    with pytest.raises(ResumeError) as error:
+        fit(datasets, ckpt_path=checkpoint, data=data_of(datasets, **changes))
+    assert f"{name} was {getattr(data_of(datasets), name)} in the checkpoint and is {value} now" in str(error.value)
+
+
+def test_other_recordings_are_refused(datasets, tmp_path, checkpoint):
+    shutil.copytree(datasets, tmp_path / "datasets")
+    (tmp_path / "datasets" / "pong" / "0001.h5").unlink()
+    with pytest.raises(ResumeError, match=r"recordings was [0-9a-f]{64} in the checkpoint"):
+        fit(tmp_path / "datasets", ckpt_path=checkpoint)
+
+
+def test_the_state_is_small_and_plain_and_names_no_place(datasets, checkpoint):
+    state = torch.load(checkpoint, weights_only=True)["TeacherDatasets"]
+    assert state["batches"] == 11
+    assert len(json.dumps(state)) < 1024
+    assert str(datasets) not in json.dumps(state)
+
+
+def test_a_checkpoint_can_be_scored_on_any_data(datasets, checkpoint):
+    data = data_of(datasets, games=["pong"], batch_size=40, seed=3)
+    (scores,) = trainer().validate(Watched({"pong": 6, "breakout": 4}), data, ckpt_path=checkpoint, verbose=False)
+    assert scores["val/loss"] > 0
+
+
+def test_a_trainer_that_fits_once_more_goes_on(datasets, tmp_path, in_order):
+    data = data_of(datasets)
+    module, run = Watched(data.actions), trainer(max_epochs=1)
+    run.fit(module, data)
+    run.fit_loop.max_epochs = 2
+    run.fit(module, data)
+    assert module.seen == in_order[:16]
+    run.save_checkpoint(tmp_path / "twice.ckpt")
+    assert fit(datasets, ckpt_path=tmp_path / "twice.ckpt").seen == in_order[16:24]
+
+
+def test_a_new_trainer_begins_anew_with_the_same_data_module(datasets, checkpoint, in_order):
+    data = data_of(datasets)
+    assert fit(datasets, ckpt_path=checkpoint, data=data).seen == in_order[11:24]
+    assert fit(datasets, data=data, max_epochs=1).seen == in_order[:8]
+
+
+def test_nothing_need_be_held_out(datasets):
+    module = fit(datasets, data=data_of(datasets, validation=0, games=["breakout"]), max_epochs=2)
+    assert len(module.seen) == 6

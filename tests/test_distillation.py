@@ -1,0 +1,219 @@
+"""The student learns: what an update changes, what is logged, what a checkpoint holds."""
+
+import hashlib
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from scipy.special import log_softmax, rel_entr, softmax
+
+from pd_lightning.blocks import Shard
+from pd_lightning.datamodule import TeacherDatasets
+from pd_lightning.distillation import PolicyDistillation
+
+BOTH = ["pong", "breakout"]
+
+
+class Diary(pl.Callback):
+    """What was logged and with which learning rate, update by update."""
+
+    def __init__(self):
+        self.losses, self.rates = [], []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        assert isinstance(outputs, dict)
+        self.losses.append(float(outputs["loss"]))
+
+
+def data_of(root, games=("pong",), **settings):
+    return TeacherDatasets(str(root), list(games), **{"batch_size": 64, "validation": 0.25, "threads": 1, **settings})
+
+
+def new_student(data, seed=0, **settings):
+    torch.manual_seed(seed)
+    return PolicyDistillation(data.actions, **{"size": "net3", "warmup": 5, **settings})
+
+
+def new_trainer(updates=8, **settings):
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    return pl.Trainer(accelerator="cpu", max_steps=updates, num_sanity_val_steps=0, **{**quiet, **settings})
+
+
+def fit(root, games=("pong",), updates=8, ckpt_path=None, **settings):
+    """Trainer, module, data and diary of a short run without validation."""
+    data, diary = data_of(root, games), Diary()
+    student = new_student(data, **settings)
+    trainer = new_trainer(updates, callbacks=[diary], limit_val_batches=0)
+    trainer.fit(student, datamodule=data, ckpt_path=ckpt_path)
+    return trainer, student, data, diary
+
+
+def copied(module):
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+@pytest.fixture(scope="module")
+def run(datasets):
+    return fit(datasets, BOTH)
+
+
+@pytest.mark.parametrize(("loss", "rate"), [("kl", 3e-3), ("nll", 3e-3), ("mse", 3e-3)])
+def test_updates_make_each_loss_smaller(loss, rate, datasets):
+    losses = fit(datasets, updates=40, loss=loss, learning_rate=rate)[3].losses
+    assert len(losses) == 40
+    assert np.mean(losses[-8:]) < 0.7 * np.mean(losses[:4])
+
+
+def test_updates_change_every_weight_of_the_student_and_nothing_of_the_teachers(datasets):
+    files = {path: hashlib.sha256(path.read_bytes()).digest() for path in sorted(datasets.rglob("*.*"))}
+    data = data_of(datasets, BOTH)
+    recorded = {game: blocks.q_values.copy() for game, blocks in data.blocks.items()}
+    student = new_student(data)
+    before = copied(student)
+    new_trainer(2, limit_val_batches=0).fit(student, datamodule=data)
+    for name, parameter in student.named_parameters():
+        assert (parameter != before[name]).any(), name
+    for game, blocks in data.blocks.items():
+        np.testing.assert_array_equal(blocks.q_values, recorded[game])
+    assert files == {path: hashlib.sha256(path.read_bytes()).digest() for path in sorted(datasets.rglob("*.*"))}
+
+
+def test_the_loss_of_an_update_is_the_mean_of_the_games_losses_that_are_logged(run):
+    trainer, _, _, diary = run
+    logged = [trainer.callback_metrics[f"train/{game}/loss"] for game in BOTH]
+    assert diary.losses[-1] == pytest.approx(float(np.mean(logged)), rel=1e-6)
+    assert logged[0] != logged[1]
+
+
+def test_the_learning_rate_rises_during_the_warm_up_and_then_falls_in_a_line_to_zero(datasets):
+    diary = fit(datasets, updates=12, warmup=3, learning_rate=0.004)[3]
+    rise, fall = [0.001, 0.002, 0.003], [0.004 * left / 9 for left in range(9, 0, -1)]
+    assert diary.rates == pytest.approx(rise + fall)
+
+
+def test_a_run_that_is_shorter_than_the_warm_up_only_rises(datasets):
+    rates = fit(datasets, updates=4, warmup=9, learning_rate=0.01)[3].rates
+    assert rates == pytest.approx([0.001, 0.002, 0.003, 0.004])
+
+
+def test_the_input_is_centred_on_the_states_that_are_learned_from(run):
+    _, student, data, _ = run
+    for game, blocks in data.blocks.items():
+        newest = np.concatenate([blocks.shards[s].states(b)[:, -1] for s, b in blocks.chosen]).astype(np.float64)
+        centring = student.student.centring[game]
+        np.testing.assert_allclose(centring.mean, newest.mean(0).round(), atol=1)  # a half may be rounded either way
+        assert np.mean(centring.mean.numpy() == newest.mean(0).round()) > 0.99
+        assert float(centring.deviation) == pytest.approx(np.sqrt(newest.var(0).mean()), rel=1e-4)
+
+
+def test_a_checkpoint_needs_no_data_beside_it(run, tmp_path, datasets):
+    trainer, student, data, _ = run
+    trainer.save_checkpoint(tmp_path / "student.ckpt", weights_only=False)
+    saved = torch.load(tmp_path / "student.ckpt", weights_only=True)
+    assert {f"student.centring.{game}.{name}" for game in BOTH for name in ("mean", "deviation")} <= saved["state_dict"].keys()
+    assert not {name for name, _ in student.named_parameters() if "centring" in name}
+    again = PolicyDistillation.load_from_checkpoint(tmp_path / "student.ckpt", map_location="cpu")
+    states = {game: torch.from_numpy(data.shards[game][0].states(0).copy()) for game in BOTH}
+    assert (states["pong"][0] != states["breakout"][0]).any()
+    with torch.inference_mode():
+        ours, theirs = student.student(states), again.student(states)
+    for game in BOTH:
+        assert torch.equal(ours[game], theirs[game])
+    assert again.hparams["games"] == {"pong": 6, "breakout": 4}
+
+
+@pytest.mark.parametrize("loss", ["kl", "nll", "mse"])
+def test_validation_equals_an_independent_computation_over_the_held_out_states(loss, datasets):
+    data = data_of(datasets, BOTH, batch_size=50)  # batches of several sizes
+    student = new_student(data, loss=loss, temperature=0.05)
+    for head in student.student.heads.values():
+        torch.nn.init.normal_(head.output.weight, std=0.3)  # pyright: ignore
+    logged = new_trainer().validate(student, datamodule=data, verbose=False)[0]
+    assert set(logged) == {f"val/{game}/{name}" for game in BOTH for name in ("agreement", "kl", "loss")}
+    for game in BOTH:
+        states, q = [], []
+        for shard, block in data.held_out[game].chosen:
+            opened = Shard(datasets / game / f"{shard:04d}.h5")
+            states.append(opened.states(int(block)))
+            q.append(opened.q_values[block, : opened.lengths[block]])
+        q = np.concatenate(q).astype(np.float64)
+        assert len(q) in (150, 60)  # a quarter of the episodes
+        with torch.inference_mode():
+            z = student(torch.from_numpy(np.concatenate(states)))[game].double().numpy()
+        p = softmax(q / 0.05, axis=1)
+        policy = softmax(z / 0.05 if loss == "mse" else z, axis=1)
+        expected = {
+            "agreement": (z.argmax(1) == q.argmax(1)).mean(),
+            "kl": rel_entr(p, policy).sum(1).mean(),
+            "loss": {
+                "kl": rel_entr(p, softmax(z, axis=1)).sum(1).mean(),
+                "nll": -log_softmax(z, axis=1)[np.arange(len(q)), q.argmax(1)].mean(),
+                "mse": ((q - z) ** 2).sum(1).mean(),
+            }[loss],
+        }
+        for name, value in expected.items():
+            assert logged[f"val/{game}/{name}"] == pytest.approx(value, rel=1e-4), name
+
+
+def test_a_test_logs_what_validation_logs(datasets):
+    data = data_of(datasets, BOTH)
+    student = new_student(data)
+    trainer = new_trainer()
+    assert trainer.test(student, datamodule=data, verbose=False) == trainer.validate(student, datamodule=data, verbose=False)
+
+
+def test_without_held_out_episodes_a_run_logs_no_validation_and_a_test_still_runs(datasets):
+    data = data_of(datasets, validation=0.0)
+    student, trainer = new_student(data), new_trainer(2)
+    trainer.fit(student, datamodule=data)
+    assert not [key for key in trainer.callback_metrics if key.startswith("val/")]
+    assert trainer.test(student, datamodule=data, verbose=False) == [{}]
+
+
+def test_each_game_has_its_own_policy_of_as_many_actions_as_the_game(run):
+    _, student, data, _ = run
+    policies = student.policies()
+    assert list(policies) == BOTH
+    for game, actions in (("pong", 6), ("breakout", 4)):
+        states = torch.from_numpy(data.shards[game][0].states(1).copy())
+        with torch.inference_mode():
+            assert torch.equal(policies[game](states), student(states)[game])
+        assert policies[game](states).shape == (len(states), actions)
+
+
+def test_a_resumed_run_of_two_games_ends_with_the_weights_of_an_uninterrupted_one(datasets, tmp_path):
+    whole, student, data, _ = fit(datasets, BOTH, updates=11)  # pong has 8 batches an epoch, breakout 3
+    assert [len(stream) for stream in data.streams.values()] == [8, 3]
+
+    class Kill(pl.Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            if trainer.global_step == 5:
+                trainer.save_checkpoint(tmp_path / "killed.ckpt", weights_only=False)
+                trainer.should_stop = True
+
+    killed = new_trainer(11, callbacks=[Kill()], limit_val_batches=0)
+    killed.fit(new_student(data_of(datasets, BOTH)), datamodule=data_of(datasets, BOTH))
+    resumed, again, _, _ = fit(datasets, BOTH, updates=11, ckpt_path=tmp_path / "killed.ckpt", seed=1)
+    assert resumed.global_step == whole.global_step == 11
+    for name, value in student.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"size": "net9"}, "unknown size 'net9': choose --model.size from dqn, net1, net2, net3, multi3, multi10"),
+        ({"loss": "l1"}, "unknown loss 'l1': choose --model.loss from kl, nll, mse"),
+        ({"temperature": 0.0}, "temperature is 0.0: choose a --model.temperature above 0"),
+        ({"temperature": float("nan")}, "temperature is nan"),
+        ({"learning_rate": -0.1}, "learning_rate is -0.1"),
+        ({"warmup": -1}, "warmup -1"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_before_anything_is_computed(settings, message):
+    with pytest.raises(ValueError, match=message):
+        PolicyDistillation({"pong": 6}, **settings)

@@ -1,0 +1,328 @@
+"""Recordings: what was played is what is on disk, whole or not at all, and the same whenever it is recorded."""
+
+import signal
+import subprocess
+import sys
+from collections import defaultdict
+
+import numpy as np
+import pytest
+import torch
+from ale_py.vector_env import AtariVectorEnv
+from conftest import short_play, tiny_network
+from gymnasium.vector import AutoresetMode
+from rich.console import Console
+
+from pd_lightning import recording
+from pd_lightning.atari import PROTOCOLS, Protocol
+from pd_lightning.blocks import Shard, ShardError, ShardWriter, find_shards
+from pd_lightning.recording import RECORDING_SEEDS, BlockBuilder, record, record_shard, summary
+from pd_lightning.rollout import Moment, episode_seeds
+from pd_lightning.teacher import TeacherError, load_teacher, save_teacher
+
+SHORT = Protocol("short", epsilon=0.3, frame_limit=300)
+
+
+def episodes_of(shard):
+    """Each episode's blocks, in the order in which they were played."""
+    blocks = defaultdict(list)
+    for block, episode in enumerate(shard.episodes.tolist()):
+        blocks[episode].append(block)
+    return [blocks[episode] for episode in range(len(shard.returns))]
+
+
+def column(shard, blocks, name):
+    """A small dataset's rows of some blocks, one a step."""
+    return np.concatenate([getattr(shard, name)[block, : shard.lengths[block]] for block in blocks])
+
+
+def seeds_of(shard):
+    header = shard.header
+    return [
+        int(episode_seeds(1, RECORDING_SEEDS, header.seed, header.shard, episode)[0])
+        for episode in range(len(shard.returns))
+    ]
+
+
+def play_again(shard):
+    """The states and rewards of an emulator that is given the recorded actions, for each episode."""
+    header, actions = shard.header, [column(shard, blocks, "actions") for blocks in episodes_of(shard)]
+    env = AtariVectorEnv(
+        header.game, len(actions), frameskip=header.frame_skip, maxpool=header.max_pool, stack_num=header.stack,
+        noop_max=header.noop_max + 1, use_fire_reset=header.fire, repeat_action_probability=header.sticky,
+        max_num_frames_per_episode=header.frame_limit, episodic_life=False, reward_clipping=False,
+        full_action_space=False, autoreset_mode=AutoresetMode.SAME_STEP, num_threads=1,
+    )  # fmt: skip
+    states, info = env.reset(seed=np.array(seeds_of(shard)))
+    seen, rewards, lives = [], [], []
+    for step in range(max(map(len, actions))):
+        seen.append(states)
+        lives.append(info["lives"])
+        now = np.array([play[min(step, len(play) - 1)] for play in actions], np.int64)
+        states, reward, terminated, truncated, info = env.step(now)
+        rewards.append(reward)
+        for i, play in enumerate(actions):
+            if step < len(play):
+                assert (terminated | truncated)[i] == (step == len(play) - 1)
+    columns = [np.stack(values, 1) for values in (seen, rewards, lives)]
+    return [tuple(values[i, : len(play)] for values in columns) for i, play in enumerate(actions)]
+
+
+@pytest.fixture(scope="module")
+def breakout_with_fire(tmp_path_factory, teachers):
+    """Two episodes of Breakout in which somebody presses FIRE for the teacher."""
+    header = short_play("breakout", teachers["breakout"], fire=True, frame_limit=400, steps_goal=150, sticky=0.25)
+    path = tmp_path_factory.mktemp("fire") / "0000.h5"
+    return record_shard(load_teacher(teachers["breakout"]), path, header, lambda count: None)
+
+
+@pytest.fixture(params=["pong/0000.h5", "pong/0001.h5", "breakout/0000.h5", "breakout with fire, sticky"])
+def shard(request, datasets):
+    if "fire" in request.param:
+        return request.getfixturevalue("breakout_with_fire")
+    return Shard(datasets / request.param)
+
+
+def test_an_emulator_that_is_given_the_recorded_actions_shows_the_recorded_states(shard):
+    for blocks, (seen, rewards, _) in zip(episodes_of(shard), play_again(shard), strict=True):
+        np.testing.assert_array_equal(np.concatenate([shard.states(block) for block in blocks]), seen)
+        np.testing.assert_array_equal(column(shard, blocks, "rewards"), rewards)
+
+
+def test_fire_is_pressed_for_the_teacher_and_recorded_after_each_lost_life(breakout_with_fire):
+    fire = breakout_with_fire.header.action_meanings.index("FIRE")
+    pressed = 0
+    for blocks, (_, _, lives) in zip(episodes_of(breakout_with_fire), play_again(breakout_with_fire), strict=True):
+        lost = np.flatnonzero(np.diff(lives) < 0) + 1
+        assert (column(breakout_with_fire, blocks, "actions")[lost] == fire).all()
+        pressed += len(lost)
+    assert pressed > 0
+
+
+def test_returns_are_the_sums_of_the_rewards(shard):
+    sums = [column(shard, blocks, "rewards").sum(dtype=np.float64) for blocks in episodes_of(shard)]
+    np.testing.assert_array_equal(shard.returns, sums)
+
+
+def test_stored_q_values_are_the_teachers(shard, teachers):
+    teacher = load_teacher(teachers[shard.header.game])
+    assert shard.header.teacher_sha256 == teacher.sha256
+    for block in range(shard.n_blocks):
+        q = teacher(torch.from_numpy(shard.states(block).copy())).numpy()
+        np.testing.assert_allclose(shard.q_values[block, : len(q)], q, rtol=1e-5, atol=1e-5)
+
+
+def test_the_teacher_acts_greedily_but_for_its_share_of_random_actions(datasets):
+    shards = [Shard(path) for path in find_shards(datasets / "pong")]
+    greedy = np.concatenate([s.q_values.argmax(2) == s.actions for s in shards])
+    greedy = greedy[np.arange(32) < np.concatenate([s.lengths for s in shards])[:, None]]
+    expected = 0.3 * 5 / 6  # a random action may be the greedy one
+    assert (~greedy).mean() == pytest.approx(expected, abs=4 * np.sqrt(expected * (1 - expected) / len(greedy)))
+
+
+def test_without_random_actions_every_action_is_the_greedy_one(tmp_path, teachers):
+    header = short_play("pong", teachers["pong"], epsilon=0.0, frame_limit=160, steps_goal=10)
+    shard = record_shard(load_teacher(teachers["pong"]), tmp_path / "0000.h5", header, lambda count: None)
+    for blocks in episodes_of(shard):
+        np.testing.assert_array_equal(column(shard, blocks, "q_values").argmax(1), column(shard, blocks, "actions"))
+
+
+def test_an_episodes_first_block_begins_with_zeros_and_the_others_with_the_frames_before_them(shard):
+    frames = np.empty((35, 84, 84), np.uint8)
+    for blocks in episodes_of(shard):
+        before = np.zeros((3, 84, 84), np.uint8)
+        for block in blocks:
+            shard.read_block(block, frames)
+            np.testing.assert_array_equal(frames[:3], before)
+            assert frames[3].any()
+            before = frames[shard.lengths[block] : shard.lengths[block] + 3].copy()
+
+
+def test_every_episode_of_every_shard_has_a_seed_of_its_own(datasets):
+    shards = [Shard(path) for path in find_shards(datasets / "pong")]
+    seeds = [seed for shard in shards for seed in seeds_of(shard)]
+    assert len(set(seeds)) == len(seeds) == 8
+    played = {column(shard, blocks, "actions").tobytes() for shard in shards for blocks in episodes_of(shard)}
+    assert len(played) == 8
+
+
+def test_an_hour_that_is_full_starts_no_episode_and_finishes_those_that_run(datasets):
+    for path in find_shards(datasets / "pong"):
+        shard = Shard(path)
+        # Two at a time, 75 steps each: at 150 steps the goal of 200 is not reached, two more are played.
+        assert len(shard) == 300
+        assert len(shard.returns) == 4
+
+
+@pytest.mark.parametrize("lengths", [[1, 1, 1], [32, 64, 31], [33, 1, 100, 32, 65]])
+def test_episodes_of_any_length_are_cut_into_blocks_that_give_back_every_state(tmp_path, teachers, lengths):
+    chance = np.random.default_rng(sum(lengths))
+    header = short_play("pong", teachers["pong"])
+    films = [chance.integers(1, 255, (n + 3, 84, 84), np.uint8) for n in lengths]
+    for film in films:
+        film[:3] = 0
+    with ShardWriter(tmp_path / "0000.h5", header) as writer:
+        builder = BlockBuilder(writer)
+        for step in range(max(lengths)):
+            playing = [episode for episode, n in enumerate(lengths) if step < n]
+            builder.add(
+                Moment(
+                    states=np.stack([films[episode][step : step + 4] for episode in playing]),
+                    outputs=np.array([[episode, step, 0, 0, 0, 1] for episode in playing], np.float32),
+                    actions=np.array([(episode + step) % 6 for episode in playing]),
+                    rewards=np.array([step + 0.5 for _ in playing], np.float32),
+                    ended=np.array([step == lengths[episode] - 1 for episode in playing]),
+                    episodes=np.array(playing),
+                )
+            )
+        assert builder.steps == sum(lengths)
+        writer.finish([builder.returns[episode] for episode in range(len(lengths))])
+    shard = Shard(tmp_path / "0000.h5")
+    assert shard.n_blocks == sum(-(-n // 32) for n in lengths)
+    for episode, blocks in enumerate(episodes_of(shard)):
+        states = np.concatenate([shard.states(block) for block in blocks])
+        np.testing.assert_array_equal(states, [films[episode][step : step + 4] for step in range(lengths[episode])])
+        q = [[episode, step, 0, 0, 0, 1] for step in range(lengths[episode])]
+        np.testing.assert_array_equal(column(shard, blocks, "q_values"), q)
+        assert shard.returns[episode] == lengths[episode] ** 2 / 2
+
+
+# The command
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """A protocol of 75 steps an episode, and hours of 150 steps."""
+    monkeypatch.setitem(PROTOCOLS, "short", SHORT)
+    monkeypatch.setattr(recording, "STEPS_PER_HOUR", 150)
+
+
+def command(teachers, root, hours=1.0, **other):
+    options = {"teacher": str(teachers["pong"]), "protocol": "short", "parallel": 2, **other}
+    return record("pong", hours, str(root), **options)
+
+
+@pytest.fixture(scope="module")
+def hour(tmp_path_factory, teachers):
+    """One hour of 150 steps."""
+    root = tmp_path_factory.mktemp("hour")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PROTOCOLS, "short", SHORT)
+        patch.setattr(recording, "STEPS_PER_HOUR", 150)
+        command(teachers, root)
+    return root
+
+
+def test_hours_are_shards_and_the_rest_is_a_shorter_one(tmp_path, teachers, short, hour):
+    shards = command(teachers, tmp_path, 1.4)
+    assert [shard.path.name for shard in shards] == ["0000.h5", "0001.h5"]
+    assert [shard.header.steps_goal for shard in shards] == [150, 60]
+    assert [shard.header.shard for shard in shards] == [0, 1]
+    assert [len(shard) for shard in shards] == [150, 150]  # two episodes run when the 60 are full
+    assert shards[0].digest == Shard(hour / "pong" / "0000.h5").digest
+
+
+def test_finished_shards_are_kept_by_the_same_command_and_more_hours_extend_them(tmp_path, teachers, short):
+    (first,) = command(teachers, tmp_path)
+    before = first.path.stat()
+    kept, added = command(teachers, tmp_path, 2.0)
+    assert kept.path.stat() == before
+    assert added.digest != kept.digest
+    kept.path.unlink()
+    again, _ = command(teachers, tmp_path, 2.0)
+    assert again.digest == first.digest  # a shard depends on its number, not on its neighbours
+
+
+@pytest.mark.parametrize(("changes", "field"), [
+    ({"seed": 1}, "seed"), ({"parallel": 3}, "parallel_games"), ({"protocol": "paper"}, "protocol"),
+    ({"hours": 0.5}, "steps_goal"), ({"fire": True}, "fire"), ({"teacher": "other"}, "teacher_sha256"),
+])  # fmt: skip
+def test_shards_of_another_command_are_refused_by_name(tmp_path, teachers, short, hour, changes, field):
+    if "teacher" in changes:
+        changes = {"teacher": str(save_teacher(tiny_network("pong", seed=1), tmp_path / "other.safetensors", {}))}
+    before = (hour / "pong" / "0000.h5").stat()
+    with pytest.raises(ShardError, match=rf"0000\.h5: {field} is .*; delete the file .*--root"):
+        command(teachers, hour, **changes)
+    assert (hour / "pong" / "0000.h5").stat() == before
+
+
+KILLED = """
+import os, signal, sys
+from pd_lightning import recording
+from pd_lightning.atari import PROTOCOLS, Protocol
+PROTOCOLS["short"] = Protocol("short", epsilon=0.3, frame_limit=300)
+recording.STEPS_PER_HOUR = 150
+play = recording.BlockBuilder.add
+def add(builder, moment):
+    play(builder, moment)
+    if builder.steps >= 100:  # a block is written, others are open
+        os.kill(os.getpid(), signal.SIGKILL)
+recording.BlockBuilder.add = add
+recording.record("pong", 1.0, sys.argv[1], sys.argv[2], "short", parallel=2)
+"""
+
+
+def test_a_killed_recording_leaves_no_shard_and_the_same_command_ends_with_the_same_data(
+    tmp_path, teachers, short, hour
+):
+    killed = subprocess.run([sys.executable, "-c", KILLED, tmp_path, teachers["pong"]], stderr=subprocess.DEVNULL)
+    assert killed.returncode == -signal.SIGKILL
+    with pytest.raises(ShardError, match="empty of shards"):
+        find_shards(tmp_path / "pong")
+    assert list((tmp_path / "pong").iterdir())  # something is left, and not mistaken for a shard
+    (shard,) = command(teachers, tmp_path)
+    assert [path.name for path in (tmp_path / "pong").iterdir()] == ["0000.h5"]
+    through = Shard(hour / "pong" / "0000.h5")
+    assert shard.digest == through.digest
+    for block in range(shard.n_blocks):
+        np.testing.assert_array_equal(shard.states(block), through.states(block))
+
+
+def test_an_error_while_playing_leaves_nothing(tmp_path, teachers):
+    def tired(states):
+        raise RuntimeError("tired")
+
+    with pytest.raises(RuntimeError, match="tired"):
+        record_shard(tired, tmp_path / "pong" / "0000.h5", short_play("pong", teachers["pong"]), print)  # pyright: ignore
+    assert list((tmp_path / "pong").iterdir()) == []
+
+
+@pytest.mark.parametrize(("options", "complaint"), [
+    ({"hours": 0.0}, "--hours is 0.0"),
+    ({"hours": -1.0}, "--hours is -1.0"),
+    ({"hours": float("nan")}, "--hours is nan"),
+    ({"hours": float("inf")}, "--hours is inf"),
+    ({"hours": 1e-9}, "--hours is 1e-09"),
+    ({"parallel": 0}, "--parallel is 0"),
+    ({"protocol": "papre"}, "unknown protocol 'papre'"),
+])  # fmt: skip
+def test_what_cannot_be_recorded_is_refused_before_anything_is_played(tmp_path, teachers, options, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        command(teachers, tmp_path, **{"protocol": "paper", **options})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_teacher_of_another_game_is_refused(tmp_path, teachers):
+    with pytest.raises(TeacherError, match="game is 'breakout', asked for was 'pong'"):
+        command({"pong": teachers["breakout"]}, tmp_path, protocol="paper")
+
+
+def test_the_table_says_what_was_recorded(datasets):
+    shards = [Shard(path) for path in find_shards(datasets / "pong")]
+    shards[1].returns = np.array([21.0, 21.0, 21.0, -9.0])
+    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(summary(shards))
+    rows = [line.split("│") for line in console.export_text().splitlines() if "│" in line]
+    first, second, total = ([cell.strip() for cell in row[2:-1]] for row in rows)
+    size = [shard.path.stat().st_size for shard in shards]
+    assert first[:4] == ["300", f"{size[0] / 300:.1f}", "4", f"{shards[0].returns.mean():.1f}"]
+    assert second[3] == "13.5"
+    assert total[:3] == ["600", f"{sum(size) / 600:.1f}", "8"]
+
+
+def test_the_command_line_complains_in_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["recording", "--game", "pong", "--root", str(tmp_path)])
+    assert recording.main() == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {tmp_path}/pong/teacher.safetensors: there is no such file; train a teacher")
+    assert error.count("\n") == 1

@@ -1,0 +1,100 @@
+"""The table at the end of a run says what was measured, and a dash where nothing was."""
+
+import io
+import math
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from pd_lightning.distillation import PolicyDistillation
+from pd_lightning.pqn import PQN
+from pd_lightning.rollout import Returns
+from pd_lightning.summary import results_table
+
+
+class Data:
+    """Teachers that were recorded under the protocol `paper`."""
+
+    def teacher_returns(self, protocol):
+        return {"pong": 20.0, "freeway": -3.0} if protocol == "paper" else {}
+
+
+def returns(game, *values, protocol="paper"):
+    count = len(values)
+    return Returns(game, protocol, np.array(values, float), np.full(count, 9), np.arange(count))
+
+
+def rows(scores, model, data=None, metrics=None, seconds=12.3):
+    """Title, and the cells of each game by the names of the columns."""
+    table = results_table(scores, model, data or Data(), metrics or {}, seconds)
+    lines = zip(*(column.cells for column in table.columns), strict=True)
+    heads = [str(column.header) for column in table.columns]
+    return table.title, {str(cells[0]): dict(zip(heads, cells, strict=True)) for cells in lines}
+
+
+@pytest.fixture(scope="module")
+def student():
+    return PolicyDistillation({"pong": 6, "freeway": 3}, size="net1")
+
+
+def test_each_game_has_its_teacher_its_mean_return_its_interval_and_its_percentage(student):
+    scores = {"pong": returns("pong", 17.0, 18.0, 19.0), "freeway": returns("freeway", 1.0, 1.0)}
+    metrics = {"val/pong/agreement": torch.tensor(0.91239), "val/freeway/agreement": torch.tensor(math.nan)}
+    title, lines = rows(scores, student, metrics=metrics)
+    assert title == "net1, protocol paper"
+    parameters = 4 * 64 * 16 + 16 + 16 * 16 * 32 + 32 + 32 * 9 * 32 + 32 + 1568 * 256 + 256 + 257 * 6 + 257 * 3
+    teacher = 4 * 64 * 32 + 32 + 32 * 16 * 64 + 64 + 64 * 9 * 64 + 64 + 3136 * 512 + 512 + 513 * 6 + 513 * 3
+    common = {"parameters (of dqn)": f"{parameters:,} ({100 * parameters / teacher:.1f}%)", "seconds": "12"}
+    assert lines["pong"] == {
+        "game": "pong",
+        "teacher": "20.0",
+        "student ± 95%": "18.0 ± 2.5",  # s = 1, t(0.975, 2) = 4.303: 4.303 / sqrt(3) = 2.48
+        "episodes": "3",
+        "of teacher": "90.0%",
+        "agreement": "0.912",
+        **common,
+    }
+    assert lines["freeway"] == {
+        "game": "freeway",
+        "teacher": "-3.0",
+        "student ± 95%": "1.0 ± 0.0",
+        "episodes": "2",
+        "of teacher": "-",  # of a negative score there is no percentage
+        "agreement": "-",
+        **common,
+    }
+
+
+def test_one_episode_has_no_interval(student):
+    line = rows({"pong": returns("pong", -21.0)}, student)[1]["pong"]
+    assert (line["student ± 95%"], line["episodes"], line["of teacher"]) == ("-21.0 ± -", "1", "-105.0%")
+
+
+def test_a_teacher_recorded_under_other_rules_is_no_yardstick(student):
+    title, lines = rows({"pong": returns("pong", 7.0, 9.0, protocol="machado")}, student)
+    assert title == "net1, protocol machado"
+    assert (lines["pong"]["teacher"], lines["pong"]["of teacher"]) == ("-", "-")
+
+
+def test_without_rollouts_there_is_still_a_line_for_each_game(student):
+    title, lines = rows({}, student, metrics={"val/pong/agreement": torch.tensor(0.5)})
+    assert title == "net1"
+    assert list(lines) == ["pong", "freeway"]
+    assert (lines["pong"]["student ± 95%"], lines["pong"]["episodes"], lines["pong"]["agreement"]) == ("-", "-", "0.500")
+
+
+def test_a_teacher_that_learned_here_has_a_line_too():
+    title, lines = rows({"pong": returns("pong", 3.0, 5.0)}, PQN({"pong": 6}), data=object())
+    assert title == "dqn, protocol paper"
+    assert (lines["pong"]["teacher"], lines["pong"]["student ± 95%"]) == ("-", "4.0 ± 12.7")
+    assert lines["pong"]["parameters (of dqn)"].endswith("(100.0%)")
+
+
+def test_the_table_fits_into_a_log_of_a_hundred_columns(student):
+    console = Console(width=100, file=io.StringIO())
+    console.print(results_table({"pong": returns("pong", -20.5, 21.0)}, student, Data(), {}, 99999.0))
+    text = console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
+    assert "…" not in text
+    assert all(word in text for word in ("parameters (of dqn)", "student ± 95%", "0.2 ± 263.7", "99999"))

@@ -1,0 +1,309 @@
+"""Teachers: the same network after saving, whatever file it came from; and no file can run code or pass for a teacher."""
+
+import os
+import pickle
+import re
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from conftest import tiny_network
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from pd_lightning.datamodule import TeacherDatasets
+from pd_lightning.distillation import PolicyDistillation
+from pd_lightning.networks import QNetwork
+from pd_lightning.pqn import PQN
+from pd_lightning.teacher import Teacher, TeacherError, load_teacher, save_teacher, weights_sha256
+
+
+@pytest.fixture(scope="module")
+def states():
+    return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (5, 4, 84, 84), np.uint8))
+
+
+@pytest.fixture
+def saved(tmp_path):
+    return save_teacher(tiny_network("pong"), tmp_path / "pong" / "teacher.safetensors", {"steps": 5, "score": 20.5})
+
+
+def read(path):
+    with safe_open(path, "pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata())  # noqa: SIM118
+
+
+def module_trainer(**options):
+    quiet = {
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+    }
+    return pl.Trainer(**{"accelerator": "cpu", "devices": 1, "max_epochs": 1, **quiet, **options})
+
+
+def checkpoint_of(module, path):
+    """What Lightning saves of a module that is about to be trained."""
+    trainer = module_trainer()
+    trainer.strategy.connect(module)
+    trainer.save_checkpoint(path)
+    return path
+
+
+# What is kept
+
+
+def test_a_saved_teacher_is_the_network_but_for_rounding_to_float16(saved, states):
+    network, teacher = tiny_network("pong"), load_teacher(saved, "pong")
+    for name, tensor in network.state_dict().items():
+        loaded = teacher.network.state_dict()[name]
+        assert loaded.dtype == torch.float32
+        assert torch.equal(loaded, tensor.half().float())
+    q = network(states)["pong"]
+    assert torch.allclose(teacher(states), q, atol=0.01 * float(q.abs().max()))
+    assert not torch.equal(q.argmax(1), torch.zeros(5))
+
+
+def test_saving_it_again_loses_nothing_more(saved, tmp_path):
+    first = load_teacher(saved)
+    second = load_teacher(save_teacher(first.network, tmp_path / "again.safetensors", first.about))
+    assert second.sha256 == first.sha256
+    assert second.about == first.about
+
+
+def test_a_teacher_answers_for_itself(saved, states):
+    teacher = load_teacher(saved)
+    assert (teacher.game, teacher.actions, teacher.name) == ("pong", 6, "pong/teacher")
+    assert (teacher.about["steps"], teacher.about["score"], teacher.about["size"]) == ("5", "20.5", "net3")
+    q = teacher(states)
+    assert (q.shape, q.dtype, q.requires_grad) == ((5, 6), torch.float32, False)
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+    with torch.autocast("cpu", torch.bfloat16):  # somebody else's precision
+        assert torch.equal(teacher(states), q)
+
+
+def test_layer_normalisation_which_has_no_weights_is_remembered(tmp_path, states):
+    for layer_norm in (True, False):
+        network = QNetwork({"pong": 6}, "net3", layer_norm)
+        teacher = load_teacher(save_teacher(network, tmp_path / "teacher.safetensors", {}))
+        assert teacher.network.trunk.layer_norm == layer_norm
+        network.load_state_dict(teacher.network.state_dict())
+        assert torch.equal(teacher(states), network(states)["pong"])
+
+
+def test_what_is_said_about_a_teacher_cannot_contradict_what_it_is(tmp_path):
+    about = {"game": "breakout", "actions": 4, "size": "dqn", "format": "?", "layer_norm": "no", "name": "Bob"}
+    teacher = load_teacher(save_teacher(tiny_network("pong"), tmp_path / "teacher.safetensors", about))
+    assert (teacher.game, teacher.actions, teacher.name) == ("pong", 6, "Bob")
+
+
+def test_the_name_of_the_weights_is_theirs_and_not_their_files(saved, tmp_path):
+    teacher = load_teacher(saved)
+    assert re.fullmatch("[0-9a-f]{64}", teacher.sha256)
+    assert load_teacher(saved).sha256 == teacher.sha256
+    state = teacher.network.state_dict()
+    assert weights_sha256({name: state[name] for name in reversed(list(state))}) == teacher.sha256
+    module = PQN({"pong": 6}, "net3")
+    module.network.load_state_dict(state)
+    assert load_teacher(checkpoint_of(module, tmp_path / "pqn.ckpt")).sha256 == teacher.sha256
+    next(teacher.network.parameters()).view(-1)[0] += 1
+    assert weights_sha256(teacher.network.state_dict()) != teacher.sha256
+
+
+def test_saving_replaces_the_file_in_one_piece(saved):
+    before = load_teacher(saved).sha256
+    save_teacher(tiny_network("pong", seed=1), saved, {})
+    assert load_teacher(saved).sha256 != before
+    assert [path.name for path in saved.parent.iterdir()] == ["teacher.safetensors"]
+
+
+# Checkpoints of a training
+
+
+def test_the_checkpoint_of_a_training_is_a_teacher(tmp_path, states):
+    module = PQN({"breakout": 4}, "net2")
+    teacher = load_teacher(checkpoint_of(module, tmp_path / "last.ckpt"), "breakout")
+    assert (teacher.game, teacher.actions) == ("breakout", 4)
+    assert torch.equal(teacher(states), module.network(states)["breakout"])
+
+
+def test_a_distilled_student_can_teach(tmp_path, datasets, states):
+    data = TeacherDatasets(str(datasets), ["pong"], batch_size=20)
+    module = PolicyDistillation(data.actions, "net3")
+    trainer = module_trainer(limit_train_batches=2, limit_val_batches=0)
+    trainer.fit(module, data)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    teacher = load_teacher(tmp_path / "last.ckpt")
+    assert teacher.about == {"updates": "2"}
+    assert torch.equal(teacher(states), module.eval()(states)["pong"])
+
+
+# What is refused
+
+
+class Payload:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+@pytest.mark.parametrize("way", ["zip", "legacy", "pickle", "in the settings"])
+def test_a_file_that_would_run_code_is_refused_and_the_code_does_not_run(tmp_path, way):
+    (tmp_path / "ran").unlink(missing_ok=True)
+    pickle.loads(pickle.dumps(Payload(tmp_path / "ran")))
+    assert (tmp_path / "ran").exists()  # it is dangerous
+    (tmp_path / "ran").unlink()
+    module, path, payload = PQN({"pong": 6}, "net3"), tmp_path / "evil.ckpt", Payload(tmp_path / "ran")
+    checkpoint = {"state_dict": module.state_dict(), "hyper_parameters": {"games": {"pong": 6}, "size": "net3"}}
+    if way == "in the settings":
+        checkpoint["hyper_parameters"]["size"] = payload
+    else:
+        checkpoint["extra"] = payload
+    if way == "pickle":
+        path.write_bytes(pickle.dumps(checkpoint))
+    else:
+        torch.save(checkpoint, path, _use_new_zipfile_serialization=way != "legacy")
+    with pytest.raises(TeacherError, match=r"evil\.ckpt: neither a teacher file nor .* without running code"):
+        load_teacher(path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_harmless_twin_of_that_file_is_accepted(tmp_path):
+    module = PQN({"pong": 6}, "net3")
+    settings = {"games": {"pong": 6}, "size": "net3"}
+    torch.save({"state_dict": module.state_dict(), "hyper_parameters": settings}, tmp_path / "good.ckpt")
+    assert load_teacher(tmp_path / "good.ckpt").game == "pong"
+
+
+@pytest.mark.parametrize("name", ["teacher.safetensors", "last.ckpt"])
+def test_a_file_that_is_cut_short_anywhere_is_refused(tmp_path, saved, name):
+    whole = saved if "safetensors" in name else checkpoint_of(PQN({"pong": 6}, "net3"), tmp_path / "whole.ckpt")
+    content = whole.read_bytes()
+    for size in (0, 1, 8, 9, 50, 1000, len(content) // 2, len(content) - 1):
+        (tmp_path / name).write_bytes(content[:size])
+        with pytest.raises(TeacherError, match=re.escape(f"{tmp_path / name}: ")):
+            load_teacher(tmp_path / name)
+
+
+@pytest.mark.parametrize("content", [
+    b"Dear teacher,\nhow are you?\n", b"\x00" * 100, b"12345678{}", b"\x02" + b"\x00" * 7 + b"{}", b"PK\x03\x04 no zip",
+    pickle.dumps([1, 2]), b"{" * 9,
+])  # fmt: skip
+def test_a_file_of_another_kind_is_refused_in_one_line(tmp_path, content):
+    (tmp_path / "file").write_bytes(content)
+    with pytest.raises(TeacherError, match=re.escape(f"{tmp_path / 'file'}: ")) as error:
+        load_teacher(tmp_path / "file")
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_is_an_error_that_says_how_to_get_one(tmp_path):
+    for path in (tmp_path / "none.safetensors", tmp_path):
+        with pytest.raises(TeacherError, match="there is no such file; train a teacher with .*--data.game pong"):
+            load_teacher(path, "pong")
+
+
+@pytest.mark.parametrize(("changes", "complaint"), [
+    ({"format": "other"}, "format is 'other'"),
+    ({"format": None}, "format is None"),
+    ({"version": "2"}, "version '2', allowed is .* version '1'"),
+    ({"size": "net9"}, "'net9'.*one of dqn, net1"),
+    ({"size": "net2"}, "the weights do not fit size 'net2'"),
+    ({"actions": "0"}, "'0'.*1 to 255"),
+    ({"actions": "256"}, "'256'.*1 to 255"),
+    ({"actions": "six"}, "'six'.*1 to 255"),
+    ({"actions": "5"}, "the weights do not fit"),
+    ({"game": None}, "game, size and actions are None"),
+    ({"game": "breakout"}, "the weights do not fit|has 6 actions, breakout has 4"),
+    ({"layer_norm": None}, "layer_norm is None"),
+    ({"layer_norm": "True"}, "layer_norm is 'True'"),
+])  # fmt: skip
+def test_metadata_that_does_not_fit_is_refused_by_name(saved, changes, complaint):
+    tensors, about = read(saved)
+    about = {key: value for key, value in (about | changes).items() if value is not None}
+    save_file(tensors, saved, about)
+    with pytest.raises(TeacherError, match=re.escape(f"{saved}: ") + f".*({complaint})"):
+        load_teacher(saved)
+
+
+def test_weights_that_are_missing_too_many_or_of_another_shape_are_refused(saved):
+    tensors, about = read(saved)
+    name = next(iter(tensors))
+    for wrong in (
+        {key: tensor for key, tensor in tensors.items() if key != name},
+        {**tensors, "surplus": torch.zeros(1)},
+        {**tensors, name: torch.zeros(3)},
+    ):
+        save_file(wrong, saved, about)
+        with pytest.raises(TeacherError, match="the weights do not fit size 'net3'"):
+            load_teacher(saved)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(saved, value):
+    tensors, about = read(saved)
+    tensors["trunk.hidden.weight"][3, 4] = value
+    save_file(tensors, saved, about)
+    with pytest.raises(TeacherError, match="not finite"):
+        load_teacher(saved)
+
+
+@pytest.mark.parametrize("value", [float("nan"), 70_000.0])
+def test_weights_that_float16_cannot_hold_are_not_saved(saved, value):
+    network, before = tiny_network("pong", seed=1), saved.read_bytes()
+    with torch.no_grad():
+        network.trunk.hidden.weight[3, 4] = value
+    with pytest.raises(TeacherError, match="not finite or beyond float16"):
+        save_teacher(network, saved, {})
+    assert saved.read_bytes() == before
+
+
+def test_a_teacher_of_another_game_is_refused(saved):
+    with pytest.raises(TeacherError, match="game is 'pong', asked for was 'breakout'"):
+        load_teacher(saved, "breakout")
+
+
+def test_a_head_of_another_width_than_the_games_minimal_action_set_is_refused(tmp_path):
+    path = save_teacher(QNetwork({"pong": 18}, "net3"), tmp_path / "teacher.safetensors", {})
+    with pytest.raises(TeacherError, match="the network has 18 actions, pong has 6"):
+        load_teacher(path)
+
+
+def test_a_network_of_two_games_is_no_teacher(tmp_path):
+    network = QNetwork({"pong": 6, "breakout": 4}, "net3")
+    with pytest.raises(TeacherError, match="pong, breakout"):
+        Teacher(network, "both")
+    with pytest.raises(TeacherError, match=r"teacher\.safetensors.*pong, breakout"):
+        save_teacher(network, tmp_path / "teacher.safetensors", {})
+    path = checkpoint_of(PolicyDistillation({"pong": 6, "breakout": 4}, "net3"), tmp_path / "last.ckpt")
+    with pytest.raises(TeacherError, match="pong, breakout: a teacher plays one game"):
+        load_teacher(path)
+
+
+@pytest.mark.parametrize("checkpoint", [
+    {}, [1], {"state_dict": {}}, {"state_dict": {}, "hyper_parameters": {}},
+    {"state_dict": {"network.x": torch.zeros(1)}, "hyper_parameters": {"games": {"pong": 6}, "size": "huge"}},
+    {"state_dict": {"network.x": torch.zeros(1)}, "hyper_parameters": {"games": {"pong": "six"}, "size": "net3"}},
+    {"state_dict": {"network.x": torch.zeros(1)}, "hyper_parameters": {"games": {"pong": 6}, "size": "net3"}},
+    {"state_dict": {"network.x": torch.zeros(1)}, "hyper_parameters": {"games": {"pong": 0}, "size": "net3"}},
+    {"state_dict": {"network.x": 1}, "hyper_parameters": {"games": {"pong": 6}, "size": "net3"}},
+    {"state_dict": [], "hyper_parameters": None},
+    {"state_dict": {"other.x": torch.zeros(1)}, "hyper_parameters": {"games": {"pong": 6}, "size": "net3"}},
+])  # fmt: skip
+def test_checkpoints_of_something_else_are_refused(tmp_path, checkpoint):
+    torch.save(checkpoint, tmp_path / "other.ckpt")
+    with pytest.raises(TeacherError, match=r"other\.ckpt"):
+        load_teacher(tmp_path / "other.ckpt")
+
+
+def test_a_game_that_the_emulator_does_not_have_is_an_error(saved):
+    tensors, about = read(saved)
+    renamed = {name.replace("pong", "ping"): tensor for name, tensor in tensors.items()}
+    save_file(renamed, saved, about | {"game": "ping"})
+    with pytest.raises(ValueError, match="unknown game 'ping'"):
+        load_teacher(saved)
