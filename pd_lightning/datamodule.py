@@ -31,15 +31,18 @@ class HeldOut:
 
     Args:
         streams: one of each game.
+        spare: whether to give one empty batch if there is no stream: Lightning skips a test without batches.
     """
 
-    def __init__(self, streams: dict[str, Stream]) -> None:
-        self.streams = streams
+    def __init__(self, streams: dict[str, Stream], spare: bool = False) -> None:
+        self.streams, self.spare = streams, spare and not streams
 
     def __len__(self) -> int:
-        return sum(len(stream) for stream in self.streams.values())
+        return sum(len(stream) for stream in self.streams.values()) + self.spare
 
     def __iter__(self) -> Iterator[dict[str, Batch]]:
+        if self.spare:
+            yield {}
         for game, stream in self.streams.items():
             for number in range(len(stream)):  # from the first, even if the last validation was cut short
                 yield {game: stream.batch(number)}
@@ -126,9 +129,9 @@ class TeacherDatasets(pl.LightningDataModule):
         """Held-out states in recorded order, one game after the other."""
         return HeldOut({game: self._stream(blocks, shuffle=False) for game, blocks in self.held_out.items()})
 
-    def test_dataloader(self) -> HeldOut | list[dict[str, Batch]]:
+    def test_dataloader(self) -> HeldOut:
         """The held-out states again; without any, an empty batch, so that a test is at least played."""
-        return self.val_dataloader() if self.held_out else [{}]
+        return HeldOut(self.val_dataloader().streams, spare=True)
 
     def fingerprint(self) -> str:
         """Changes with anything in the recordings that changes what is learned; not with where they lie."""

@@ -286,7 +286,7 @@ def order(
                 print(game, i, Path(shards[shard].path).name, number, step)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
     try:
         auto_cli({"order": order}, args=arguments, prog="python -m pd_lightning.streaming")

@@ -130,7 +130,10 @@ def load_teacher(path: str | os.PathLike[str], game: str | None = None) -> Teach
     teacher = _from_safetensors(file) if head[8:9] == b"{" else _from_checkpoint(file)
     if game is not None and teacher.game != game:
         raise TeacherError(f"{file}: game is {teacher.game!r}, asked for was {game!r}; choose a teacher of that game")
-    meanings = action_meanings(teacher.game)
+    try:
+        meanings = action_meanings(teacher.game)
+    except ValueError as error:
+        raise TeacherError(f"{file}: {error}") from None
     if teacher.actions != len(meanings):
         raise TeacherError(
             f"{file}: the network has {teacher.actions} actions, {teacher.game} has {len(meanings)}; "
@@ -175,12 +178,15 @@ def _from_checkpoint(file: Path) -> Teacher:
             f"{file}: neither a teacher file nor a Lightning checkpoint that loads without running code ({reason}); "
             "name a teacher.safetensors or a .ckpt"
         ) from None
-    if not isinstance(checkpoint, dict) or not {"state_dict", "hyper_parameters"} <= checkpoint.keys():
+    parts: list[Any] = (
+        [checkpoint.get(key) for key in ("state_dict", "hyper_parameters")] if isinstance(checkpoint, dict) else []
+    )
+    if not parts or not all(isinstance(part, dict) for part in parts):
         raise TeacherError(f"{file}: has no state_dict and hyper_parameters; name a .ckpt of pd_lightning")
-    state, settings = checkpoint["state_dict"], dict(checkpoint["hyper_parameters"])
+    state, settings = parts
     prefix = next((p for p in PREFIXES if any(name.startswith(p) for name in state)), None)
     games, size = settings.get("games"), settings.get("size")
-    if prefix is None or size not in SIZES or not games or not all(isinstance(n, int) for n in dict(games).values()):
+    if prefix is None or not isinstance(games, dict) or size not in SIZES:
         raise TeacherError(f"{file}: not a checkpoint of PQN or PolicyDistillation; name a .ckpt of pd_lightning")
     network = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
     about = {"updates": str(checkpoint.get("global_step"))}
@@ -191,10 +197,10 @@ def _build(
     file: Path, games: dict[str, int], size: str, layer_norm: bool, state: dict[str, Tensor], about: dict[str, str]
 ) -> Teacher:
     """The network that `state` belongs to."""
-    network = QNetwork(games, size, layer_norm)
     try:
+        network = QNetwork(games, size, layer_norm)
         network.load_state_dict({name: tensor.float() for name, tensor in state.items()})
-    except RuntimeError as error:
+    except (RuntimeError, ValueError, TypeError, AttributeError) as error:  # settings and weights may be anything
         reason = " ".join(str(error).split())[:200]
         raise TeacherError(f"{file}: the weights do not fit size {size!r} with {games}: {reason}") from None
     if not all(tensor.isfinite().all() for tensor in network.state_dict().values()):

@@ -19,7 +19,7 @@ GAMES = {"pong": 6, "breakout": 4}
 
 @pytest.fixture(autouse=True)
 def _alone(tmp_path, monkeypatch):
-    """One thread, since the machine may be busy; and a folder of its own, since Lightning leaves its logs where it runs."""
+    """One thread, as the machine may be busy; and a folder of its own, as Lightning leaves its logs where it runs."""
     torch.set_num_threads(1)
     monkeypatch.chdir(tmp_path)
 

@@ -42,8 +42,8 @@ def pictures():
 
 def gray(pictures):
     """Colour pictures [n, 232, 160, 3] as a state sees them: the screen below the caption, gray, 84x84."""
-    screens = [Image.fromarray(picture[CAPTION:]).convert("L").resize((84, 84), Image.Resampling.BOX) for picture in pictures]
-    return np.stack([np.asarray(screen, np.float32) for screen in screens])
+    screens = (Image.fromarray(picture[CAPTION:]).convert("L") for picture in pictures)
+    return np.stack([np.asarray(screen.resize((84, 84), Image.Resampling.BOX), np.float32) for screen in screens])
 
 
 def test_a_film_has_one_picture_for_each_step_and_a_last_one_for_the_final_return(pictures, played):
@@ -60,7 +60,9 @@ def test_a_film_may_be_cut_short(pictures):
 def test_every_picture_is_of_the_very_state_that_was_played(pictures, played):
     states, _ = played
     seen, shown = states[:, -1].astype(np.float32), gray(pictures[:-1])
-    difference = np.abs(seen[:, None, ::2, ::2] - shown[None, :, ::2, ::2]).mean((2, 3))  # every state with every picture
+    difference = np.abs(seen[:, None, ::2, ::2] - shown[None, :, ::2, ::2]).mean(
+        (2, 3)
+    )  # every state with every picture
     assert np.diag(difference).max() < 2  # grey levels, out of 255: colours become gray in two ways
     moving = np.flatnonzero((seen[1:] != seen[:-1]).any((1, 2))) + 1
     for step in moving[moving > 70]:  # the ball is there
@@ -128,7 +130,10 @@ def test_where_somebody_presses_fire_for_the_player_the_film_shows_that_too():
     still = lambda states: torch.eye(4)[0].expand(len(states), -1)  # noqa: E731
     shown = film(still, "breakout", 0, protocol="short", fire=True, steps=120)
     states = np.concatenate(
-        [m.states for m, _ in zip(moments(still, "breakout", [0], SHORT, parallel=1, fire=True), range(120), strict=False)]
+        [
+            m.states
+            for m, _ in zip(moments(still, "breakout", [0], SHORT, parallel=1, fire=True), range(120), strict=False)
+        ]
     )
     assert np.abs(states[:, -1].astype(float) - gray(shown)).mean((1, 2)).max() < 3
 

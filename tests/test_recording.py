@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 from collections import defaultdict
+from typing import Any
 
 import numpy as np
 import pytest
@@ -197,8 +198,8 @@ def short(monkeypatch):
     monkeypatch.setattr(recording, "STEPS_PER_HOUR", 150)
 
 
-def command(teachers, root, hours=1.0, **other):
-    options = {"teacher": str(teachers["pong"]), "protocol": "short", "parallel": 2, **other}
+def command(teachers, root, hours=1.0, **other: Any):
+    options: dict[str, Any] = {"teacher": str(teachers["pong"]), "protocol": "short", "parallel": 2, **other}
     return record("pong", hours, str(root), **options)
 
 
@@ -242,7 +243,7 @@ def test_shards_of_another_command_are_refused_by_name(tmp_path, teachers, short
         changes = {"teacher": str(save_teacher(tiny_network("pong", seed=1), tmp_path / "other.safetensors", {}))}
     before = (hour / "pong" / "0000.h5").stat()
     with pytest.raises(ShardError, match=rf"0000\.h5: {field} is .*; delete the file .*--root"):
-        command(teachers, hour, **changes)
+        command(teachers, hour, **changes)  # pyright: ignore[reportArgumentType]
     assert (hour / "pong" / "0000.h5").stat() == before
 
 

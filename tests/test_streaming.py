@@ -8,6 +8,7 @@ import time
 import tracemalloc
 from functools import partial
 from hashlib import sha256
+from typing import Any
 
 import h5py
 import numpy as np
@@ -23,9 +24,10 @@ ONE, MANY = 2**30, 10 * BLOCK_BYTES  # memory for one window, and for two of fiv
 MEMORIES = pytest.mark.parametrize("memory", [ONE, MANY], ids=["one window", "many windows"])
 
 
-def blocks_of(folder, share=0.0, kind=Blocks):
+def blocks_of(folder, kind: Any = Blocks) -> Any:
+    """All blocks of a game."""
     shards = [Shard(path) for path in find_shards(folder)]
-    return kind(shards, held_out(shards, share, seed=0)[0])
+    return kind(shards, held_out(shards, 0.0, seed=0)[0])
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +72,7 @@ def assert_next_is_true(stream, recorded, number):
 
 
 @MEMORIES
-@pytest.mark.parametrize("batch_size", [24, 120])
+@pytest.mark.parametrize("batch_size", [72, 240])  # cut into batches of 66 and 67, and of 200
 def test_the_ranks_shares_joined_are_the_same_array_for_any_number_of_ranks(pong, memory, batch_size):
     alone = Stream(pong, batch_size, 7, memory)
     assert (alone.order.windows == 1) == (memory == ONE)

@@ -1,4 +1,4 @@
-"""Teachers: the same network after saving, whatever file it came from; and no file can run code or pass for a teacher."""
+"""Teachers: the same network after saving, whatever file it came from; no file runs code or passes for a teacher."""
 
 import os
 import pickle
@@ -61,9 +61,8 @@ def test_a_saved_teacher_is_the_network_but_for_rounding_to_float16(saved, state
         loaded = teacher.network.state_dict()[name]
         assert loaded.dtype == torch.float32
         assert torch.equal(loaded, tensor.half().float())
-    q = network(states)["pong"]
+    q = network(states)["pong"].detach()
     assert torch.allclose(teacher(states), q, atol=0.01 * float(q.abs().max()))
-    assert not torch.equal(q.argmax(1), torch.zeros(5))
 
 
 def test_saving_it_again_loses_nothing_more(saved, tmp_path):
@@ -204,7 +203,7 @@ def test_a_file_of_another_kind_is_refused_in_one_line(tmp_path, content):
 
 def test_a_missing_file_is_an_error_that_says_how_to_get_one(tmp_path):
     for path in (tmp_path / "none.safetensors", tmp_path):
-        with pytest.raises(TeacherError, match="there is no such file; train a teacher with .*--data.game pong"):
+        with pytest.raises(TeacherError, match=r"there is no such file; train a teacher with .*--data\.game pong"):
             load_teacher(path, "pong")
 
 
@@ -305,5 +304,5 @@ def test_a_game_that_the_emulator_does_not_have_is_an_error(saved):
     tensors, about = read(saved)
     renamed = {name.replace("pong", "ping"): tensor for name, tensor in tensors.items()}
     save_file(renamed, saved, about | {"game": "ping"})
-    with pytest.raises(ValueError, match="unknown game 'ping'"):
+    with pytest.raises(TeacherError, match=r"teacher\.safetensors: unknown game 'ping': did you mean pong"):
         load_teacher(saved)

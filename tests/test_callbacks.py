@@ -1,0 +1,214 @@
+"""Scores along a run: when they are taken, with which episodes, and where they end up."""
+
+import csv
+import math
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import IMAGES, EventAccumulator
+
+from pd_lightning.atari import PROTOCOLS, Protocol
+from pd_lightning.callbacks import Film, Rollouts, rollout_metrics
+from pd_lightning.datamodule import TeacherDatasets
+from pd_lightning.distillation import PolicyDistillation
+from pd_lightning.rollout import Returns, moments
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch):
+    """120 steps: in Pong long enough to lose a point or two."""
+    monkeypatch.setitem(PROTOCOLS, "short", Protocol("short", frame_limit=480))
+    monkeypatch.setitem(PROTOCOLS, "blink", Protocol("blink", frame_limit=40))
+
+
+def rollouts(**settings):
+    return Rollouts(**{"protocol": "blink", "episodes": 2, "parallel": 2, **settings})
+
+
+def trainer_of(folder, updates, *callbacks, logger=None, **settings):
+    logger = logger or CSVLogger(folder, "", 0)
+    quiet = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    settings = {"num_sanity_val_steps": 0, "limit_val_batches": 0, "log_every_n_steps": 1, **quiet, **settings}
+    return pl.Trainer(accelerator="cpu", max_steps=updates, logger=logger, callbacks=list(callbacks), **settings)
+
+
+def student_of(root, games=("pong",)):
+    torch.manual_seed(0)
+    data = TeacherDatasets(str(root), list(games), batch_size=64, threads=1)
+    return PolicyDistillation(data.actions, size="net3", warmup=0), data
+
+
+def fit(root, folder, updates, *callbacks, games=("pong",), ckpt_path=None, **settings):
+    student, data = student_of(root, games)
+    trainer = trainer_of(folder, updates, *callbacks, **settings)
+    trainer.fit(student, datamodule=data, ckpt_path=ckpt_path)
+    return trainer, student, data
+
+
+def lines(folder):
+    with (folder / "version_0" / "returns.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def updates_of(folder):
+    """The numbers of updates at which each game was scored, one entry for each time."""
+    return [int(line["update"]) for line in lines(folder) if line["episode"] == "0"]
+
+
+def test_logged_are_return_deviation_percent_of_teacher_and_the_geometric_mean_over_games():
+    def of(game, *values):
+        return Returns(game, "paper", np.array(values), np.ones(len(values), int), np.arange(len(values)))
+
+    scores = {"pong": of("pong", 8.0, 12.0), "breakout": of("breakout", 90.0, 90.0, 90.0)}
+    assert rollout_metrics(scores, {"pong": 20.0, "breakout": 45.0}) == {
+        "rollout/pong/return": 10.0,
+        "rollout/pong/return_std": pytest.approx(math.sqrt(8)),
+        "rollout/pong/percent_of_teacher": 50.0,
+        "rollout/breakout/return": 90.0,
+        "rollout/breakout/return_std": 0.0,
+        "rollout/breakout/percent_of_teacher": 200.0,
+        "rollout/geometric_mean_percent": pytest.approx(100.0),
+    }
+
+
+def test_without_a_teachers_score_there_is_no_percentage_and_of_a_negative_one_it_is_nan():
+    scores = {"pong": Returns("pong", "paper", np.array([1.0, 3.0]), np.ones(2, int), np.arange(2))}
+    assert rollout_metrics(scores, {}) == {"rollout/pong/return": 2.0, "rollout/pong/return_std": pytest.approx(2**0.5)}
+    negative = rollout_metrics(scores, {"pong": -20.0})
+    assert math.isnan(negative["rollout/pong/percent_of_teacher"])
+    assert math.isnan(negative["rollout/geometric_mean_percent"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "updates", "played"),
+    [
+        ({"every_n_updates": 2}, 5, [0, 2, 4, 5]),
+        ({"every_n_updates": 2}, 4, [0, 2, 4]),  # not twice at the end
+        ({}, 3, [0, 3]),
+        ({"every_n_updates": 2, "at_start": False, "at_end": False}, 5, [2, 4]),
+    ],
+)
+def test_games_are_played_before_the_first_update_every_so_many_and_at_the_end(
+    settings, updates, played, datasets, tmp_path
+):
+    fit(datasets, tmp_path, updates, rollouts(episodes=1, **settings))
+    assert updates_of(tmp_path) == played
+
+
+def test_batches_whose_gradients_are_gathered_for_one_update_are_not_scored_one_by_one(datasets, tmp_path):
+    callback = rollouts(episodes=1, every_n_updates=1, at_start=False)
+    fit(datasets, tmp_path, 2, callback, accumulate_grad_batches=3)
+    assert updates_of(tmp_path) == [1, 2]
+
+
+def test_a_resumed_run_does_not_play_again_what_was_scored_before_the_checkpoint(datasets, tmp_path):
+    trainer, *_ = fit(datasets, tmp_path / "a", 4, rollouts(episodes=1, every_n_updates=2))
+    trainer.save_checkpoint(tmp_path / "four.ckpt", weights_only=False)
+    again = rollouts(episodes=1, every_n_updates=2)
+    fit(datasets, tmp_path / "b", 6, again, ckpt_path=tmp_path / "four.ckpt", accumulate_grad_batches=2)
+    assert updates_of(tmp_path / "a") == [0, 2, 4]
+    assert updates_of(tmp_path / "b") == [6]
+
+
+def test_every_episode_of_returns_csv_can_be_played_again_from_its_line(datasets, tmp_path):
+    trainer, student, _ = fit(datasets, tmp_path, 2, rollouts(protocol="short", every_n_updates=2, episodes=3))
+    written = lines(tmp_path)
+    assert list(written[0]) == ["update", "game", "episode", "return", "steps", "seed"]
+    last = [line for line in written if line["update"] == "2"]
+    assert [(line["game"], line["episode"]) for line in last] == [("pong", "0"), ("pong", "1"), ("pong", "2")]
+    assert min(float(line["return"]) for line in last) < 0
+    seeds = [int(line["seed"]) for line in last]
+    rewards, steps = np.zeros(3), np.zeros(3, int)
+    for moment in moments(student.eval().policies()["pong"], "pong", seeds, PROTOCOLS["short"], parallel=2):
+        rewards[moment.episodes] += moment.rewards
+        steps[moment.episodes] += 1
+    assert rewards.tolist() == [float(line["return"]) for line in last]
+    assert steps.tolist() == [int(line["steps"]) for line in last]
+    mean = trainer.callback_metrics["rollout/pong/return"]
+    assert float(mean) == pytest.approx(rewards.mean())
+
+
+def test_scores_are_in_metrics_csv_beside_the_losses_under_their_number_of_updates(datasets, tmp_path):
+    fit(datasets, tmp_path, 2, rollouts(protocol="short"), games=("pong", "breakout"))
+    with (tmp_path / "version_0" / "metrics.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    scored = [line for line in table if line["rollout/pong/return"]]
+    assert [int(line["step"]) for line in scored] == [0, 2]
+    for game in ("pong", "breakout"):
+        for line in scored:
+            returns = [float(r["return"]) for r in lines(tmp_path) if (r["update"], r["game"]) == (line["step"], game)]
+            assert float(line[f"rollout/{game}/return"]) == pytest.approx(np.mean(returns))
+            assert float(line[f"rollout/{game}/return_std"]) == pytest.approx(np.std(returns, ddof=1))
+    assert "train/breakout/loss" in table[0]
+    assert "rollout/pong/percent_of_teacher" not in table[0]  # recorded under other rules: no yardstick
+
+
+def test_scores_change_nothing_of_what_is_learned(datasets, tmp_path):
+    _, scored, _ = fit(datasets, tmp_path / "a", 3, rollouts(every_n_updates=1))
+    _, left_alone, _ = fit(datasets, tmp_path / "b", 3)
+    for name, value in scored.state_dict().items():
+        assert torch.equal(value, left_alone.state_dict()[name]), name
+    assert scored.training
+
+
+def test_a_test_plays_episodes_that_no_fit_has_played_and_counts_the_updates_before_it(datasets, tmp_path):
+    callback = rollouts(episodes=4)
+    _, student, data = fit(datasets, tmp_path / "fit", 1, callback)
+    callback.updates_before = 1  # as the command line reads from the checkpoint
+    trainer_of(tmp_path / "test", -1, callback).test(student, datamodule=data, verbose=False)
+    seeds = {part: [line["seed"] for line in lines(tmp_path / part)] for part in ("fit", "test")}
+    assert seeds["fit"][:4] == seeds["fit"][4:]  # during fit always the same: scores of one run compare
+    assert not set(seeds["fit"]) & set(seeds["test"])
+    assert updates_of(tmp_path / "test") == [1]
+
+
+def test_another_seed_plays_other_episodes(datasets, tmp_path):
+    for seed in (0, 1):
+        fit(datasets, tmp_path / str(seed), 1, rollouts(at_start=False, seed=seed))
+    assert not {line["seed"] for line in lines(tmp_path / "0")} & {line["seed"] for line in lines(tmp_path / "1")}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"episodes": 0}, "episodes is 0: at least 1"),
+        ({"every_n_updates": -1}, "every_n_updates is -1: choose 0"),
+        ({"parallel": 0}, "parallel is 0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"protocol": "mine"}, "unknown protocol 'mine': choose one of paper, nature, machado"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_before_the_run(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Rollouts(**settings)
+
+
+@pytest.mark.parametrize("settings", [{"steps": 0}, {"seed": -1}, {"protocol": "mine"}])
+def test_a_film_that_cannot_be_made_is_refused_before_the_run(settings):
+    with pytest.raises(ValueError, match=r"steps is 0|seed is -1|unknown protocol 'mine'"):
+        Film(**settings)
+
+
+def test_the_film_of_each_game_is_in_the_runs_folder_and_in_tensorboard(datasets, tmp_path):
+    board = TensorBoardLogger(tmp_path, "", 0)
+    film = Film(protocol="blink", seed=3)
+    fit(datasets, tmp_path, 1, film, games=("pong", "breakout"), logger=board)
+    assert film.paths == [tmp_path / "version_0" / f"{game}.mp4" for game in ("pong", "breakout")]
+    for path in film.paths:
+        assert iio.imread(path, plugin="FFMPEG").shape == (11, 464, 320, 3)  # 10 steps and the end
+    events = EventAccumulator(str(tmp_path / "version_0"), size_guidance={IMAGES: 0}).Reload()
+    assert events.Tags()["images"] == ["film/pong", "film/breakout"]
+    (event,) = events.Images("film/pong")
+    assert event.encoded_image_string[:4] == b"GIF8"
+    assert (event.step, event.width, event.height) == (1, 160, 232)
+
+
+def test_a_film_can_be_turned_off(datasets, tmp_path):
+    film = Film(enabled=False)
+    fit(datasets, tmp_path, 1, film)
+    assert film.paths == []
+    assert not list(tmp_path.rglob("*.mp4"))

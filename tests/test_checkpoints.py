@@ -1,0 +1,218 @@
+"""Which weights are kept as the best ones, and which ones `--ckpt_path` means."""
+
+import csv
+import os
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from jsonargparse import Namespace
+from pytorch_lightning.loggers import CSVLogger
+from torch import nn
+from torch.utils.data import DataLoader
+
+from pd_lightning.atari import PROTOCOLS, Protocol
+from pd_lightning.callbacks import Rollouts
+from pd_lightning.checkpoints import (
+    Checkpoint,
+    CheckpointError,
+    explicit_model_options,
+    find_checkpoint,
+    read_checkpoint,
+    refuse_contradictions,
+)
+from pd_lightning.datamodule import TeacherDatasets
+from pd_lightning.distillation import PolicyDistillation
+
+
+class Chicken(pl.LightningModule):
+    """Crosses the road of Freeway only after the updates in `walks`: then, and only then, its return is above 0."""
+
+    def __init__(self, walks):
+        super().__init__()
+        self.save_hyperparameters()
+        self.walks, self.weight = walks, nn.Parameter(torch.zeros(1))
+
+    def policies(self):
+        action = int(self.trainer.global_step in self.walks)  # 0 stays, 1 goes up, 2 down
+        return {"freeway": lambda states: torch.eye(3)[action].expand(len(states), -1)}
+
+    def training_step(self, batch, batch_idx):
+        return self.weight.sum() - 1
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=1.0)  # the weight counts updates, downwards
+
+
+def trainer_of(folder, updates, *callbacks, **settings):
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
+    logger, callbacks = CSVLogger(folder, "", 0), list(callbacks)
+    return pl.Trainer(
+        accelerator="cpu",
+        max_steps=updates,
+        logger=logger,
+        callbacks=callbacks,
+        log_every_n_steps=1,
+        **quiet,
+        **settings,
+    )
+
+
+def cross(folder, monkeypatch, walks, mode):
+    """A run of seven updates, played after every second one and at the end; returns the best weights."""
+    monkeypatch.setitem(PROTOCOLS, "short", Protocol("short", epsilon=0.0, noop_max=0, frame_limit=320))
+    play = Rollouts(every_n_updates=2, episodes=1, protocol="short")
+    keep = Checkpoint("rollout/freeway/return", mode, every_n_train_steps=3)
+    trainer_of(folder, 7, play, keep).fit(Chicken(list(walks)), DataLoader([torch.zeros(1)] * 10))  # pyright: ignore
+    best = read_checkpoint(folder / "version_0" / "checkpoints" / "best.ckpt")
+    assert best["state_dict"]["weight"] == -best["global_step"]
+    with (folder / "version_0" / "returns.csv").open(newline="") as file:
+        returns = {int(line["update"]): float(line["return"]) for line in csv.DictReader(file)}
+    assert list(returns) == [0, 2, 4, 6, 7]
+    assert keep.best_score == returns[best["global_step"]]
+    return returns, best
+
+
+@pytest.mark.parametrize("walks", [{0}, {7}, {3, 6}])
+def test_the_best_weights_by_return_are_those_that_were_played_and_not_later_ones(walks, tmp_path, monkeypatch):
+    returns, best = cross(tmp_path, monkeypatch, walks, "max")
+    assert returns[best["global_step"]] > 0
+    assert best["global_step"] in walks
+    assert sum(value > 0 for value in returns.values()) == 1
+
+
+def test_less_is_better_where_asked_for(tmp_path, monkeypatch):
+    returns, best = cross(tmp_path, monkeypatch, {0, 2}, "min")
+    assert (best["global_step"], returns[4]) == (4, 0)
+
+
+@pytest.mark.parametrize(("key", "mode"), [("val/pong/agreement", "max"), ("val/pong/loss", "min")])
+def test_the_best_weights_by_validation_are_those_that_were_validated(key, mode, datasets, tmp_path):
+    torch.manual_seed(0)
+    data = TeacherDatasets(str(datasets), batch_size=64, validation=0.25, threads=1)
+    student = PolicyDistillation(data.actions, size="net3", warmup=0, learning_rate=0.03)  # too much: it jumps about
+    keep = Checkpoint(key, mode, every_n_train_steps=3)
+    trainer = trainer_of(tmp_path, 12, keep, val_check_interval=2, check_val_every_n_epoch=None)
+    trainer.fit(student, datamodule=data)
+    folder = tmp_path / "version_0"
+    with (folder / "metrics.csv").open(newline="") as file:
+        scores = {int(line["step"]) + 1: float(line[key]) for line in csv.DictReader(file) if line[key]}
+    assert list(scores) == [2, 4, 6, 8, 10, 12]
+    best = read_checkpoint(folder / "checkpoints" / "best.ckpt")
+    update = (max if mode == "max" else min)(scores, key=lambda update: scores[update])
+    assert best["global_step"] == update
+    student.load_state_dict(best["state_dict"])
+    again = trainer.validate(student, datamodule=data, verbose=False)[0]
+    assert again[key] == pytest.approx(scores[update])
+    assert read_checkpoint(folder / "checkpoints" / "last.ckpt")["global_step"] == 12  # 3, 6, 9, 12, whatever the score
+
+
+def test_without_a_monitor_only_the_newest_weights_are_kept(datasets, tmp_path):
+    data = TeacherDatasets(str(datasets), batch_size=64, validation=0.25, threads=1)
+    keep = Checkpoint(every_n_train_steps=2)
+    trainer_of(tmp_path, 4, keep).fit(PolicyDistillation(data.actions, size="net3"), datamodule=data)
+    names = sorted(path.name for path in (tmp_path / "version_0" / "checkpoints").iterdir())
+    assert names == ["epoch=0-step=4.ckpt", "last.ckpt"]
+
+
+def test_a_score_that_nobody_measures_is_an_error_that_lists_those_there_are(datasets, tmp_path):
+    with pytest.raises(ValueError, match=r"'train/loss': choose a rollout/... or val/... score"):
+        Checkpoint("train/loss")
+    data = TeacherDatasets(str(datasets), batch_size=64, validation=0.25, threads=1)
+    trainer = trainer_of(tmp_path, 4, Checkpoint("val/breakout/kl"), val_check_interval=2, check_val_every_n_epoch=None)
+    with pytest.raises(ValueError, match="choose one of val/pong/agreement, val/pong/kl, val/pong/loss"):
+        trainer.fit(PolicyDistillation(data.actions, size="net3"), datamodule=data)
+
+
+def test_last_and_best_are_the_newest_files_of_these_names(tmp_path):
+    folders = [tmp_path / name for name in "abc"]
+    for age, folder in enumerate(folders[:2]):
+        folder.mkdir()
+        for name in ("last.ckpt", "best.ckpt", "epoch=0-step=4.ckpt"):
+            (folder / name).touch()
+            os.utime(folder / name, (0, 100 - age))
+    os.utime(folders[1] / "best.ckpt", (0, 200))
+    assert find_checkpoint("last", folders) == folders[0] / "last.ckpt"
+    assert find_checkpoint("best", folders) == folders[1] / "best.ckpt"
+    assert find_checkpoint(str(folders[1] / "last.ckpt"), []) == folders[1] / "last.ckpt"
+    for name in ("last", "best", "no_such.ckpt", str(tmp_path)):
+        with pytest.raises(CheckpointError, match=r"no run here has left|there is no such file"):
+            find_checkpoint(name, [])
+
+
+class Evil:
+    """Unpickled, it makes a folder."""
+
+    def __reduce__(self):
+        return os.mkdir, ("owned",)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ({"state_dict": {}, "hyper_parameters": {"size": Evil()}}, "not a whole checkpoint that loads without running"),
+        (b"not a checkpoint", "not a whole checkpoint"),
+        (b"", "not a whole checkpoint"),
+        ({"weights": torch.zeros(1)}, "has no state_dict and hyper_parameters"),
+        ({"state_dict": [1], "hyper_parameters": {}}, "has no state_dict and hyper_parameters"),
+        ([torch.zeros(1)], "has no state_dict and hyper_parameters"),
+    ],
+)
+def test_a_file_that_is_no_checkpoint_or_holds_code_is_refused_unrun(content, reason, tmp_path):
+    file = tmp_path / "x.ckpt"
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    else:
+        torch.save(content, file)
+    with pytest.raises(CheckpointError, match=reason) as caught:
+        read_checkpoint(file)
+    assert str(file) in str(caught.value)
+    assert not Path("owned").exists()
+
+
+def test_half_a_checkpoint_is_refused(tmp_path):
+    file = tmp_path / "x.ckpt"
+    torch.save({"state_dict": {"weight": torch.zeros(1000)}, "hyper_parameters": {}}, file)
+    file.write_bytes(file.read_bytes()[:1500])
+    with pytest.raises(CheckpointError, match="not a whole checkpoint"):
+        read_checkpoint(file)
+
+
+@pytest.mark.parametrize(
+    ("words", "given"),
+    [
+        (["--data.root", "x", "--trainer.max_steps=3"], set()),
+        (["--model.size", "net1", "--model.init_args.loss=kl"], {"size", "loss"}),
+        (["--model", "pd_lightning.pqn.PQN"], {"class_path"}),
+        (["--model=PQN", "--model.size=dqn"], {"class_path", "size"}),
+        (["--model", '{"class_path": "PQN", "init_args": {"size": "dqn"}}'], {"class_path", "size"}),
+        (["--model", "model.yaml"], {"class_path", "loss"}),
+        (["--config", "run.yaml", "--config=model.yaml"], {"temperature"}),
+    ],
+)
+def test_options_of_the_model_are_recognised_in_every_form_that_they_take(words, given, tmp_path):
+    Path("model.yaml").write_text("class_path: PolicyDistillation\ninit_args:\n  loss: nll\n")
+    Path("run.yaml").write_text("model:\n  init_args:\n    temperature: 0.1\ntrainer:\n  max_steps: 3\n")
+    files = [Path("run.yaml")] if "run.yaml" in words else []
+    assert explicit_model_options(words, files) == given
+
+
+def test_only_a_real_contradiction_with_the_checkpoint_is_refused():
+    saved = {"_class_path": "pd_lightning.distillation.PolicyDistillation", "size": "net1", "learning_rate": 0.003}
+    model = Namespace(
+        class_path="pd_lightning.distillation.PolicyDistillation",
+        init_args=Namespace(size="net2", learning_rate=0.003, warmup=7),
+    )
+    path = Path("x.ckpt")
+    refuse_contradictions(path, saved, model, given=set())  # a default says nothing
+    refuse_contradictions(path, saved, model, given={"learning_rate", "warmup"})  # agrees; was not known then
+    with pytest.raises(
+        CheckpointError, match=r"--model.size is net2, but x.ckpt was trained with net1; leave the option"
+    ):
+        refuse_contradictions(path, saved, model, given={"size"})
+    model.class_path = "pd_lightning.pqn.PQN"
+    with pytest.raises(
+        CheckpointError, match=r"--model is PQN, but x.ckpt was trained with PolicyDistillation; give the"
+    ):
+        refuse_contradictions(path, saved, model, given=set())

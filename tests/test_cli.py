@@ -1,0 +1,376 @@
+"""The command line: what it explains, what it passes on, and what it refuses, in one line, before anything is left behind."""
+
+import csv
+import gc
+import os
+import shutil
+import threading
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from pd_lightning.atari import PROTOCOLS, Protocol
+from pd_lightning.blocks import Shard
+from pd_lightning.blocks.contract import digest, stored_attributes
+from pd_lightning.cli import fastest_precision, main, our_own
+
+QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+CALM = ["--rollouts.at_start=false", "--rollouts.at_end=false", "--film.enabled=false"]
+TINY = ["--data.batch_size=64", "--data.threads=1", "--model.size=net3", "--trainer.max_steps=2", *CALM, *QUIET]
+
+
+@pytest.fixture(autouse=True)
+def _as_if_in_a_shell(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    monkeypatch.setitem(PROTOCOLS, "blink", Protocol("blink", frame_limit=40))
+
+
+@pytest.fixture(scope="module")
+def trained(datasets, tmp_path_factory):
+    """Folder of a net3 that was trained on pong for two updates."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["train.py"])
+        main(["fit", f"--data.root={datasets}", f"--trainer.default_root_dir={folder}", *TINY])
+    return folder / "lightning_logs" / "version_0"
+
+
+@pytest.fixture
+def last(trained):
+    return trained / "checkpoints" / "last.ckpt"
+
+
+@pytest.fixture
+def refused(capsys, tmp_path):
+    """Runs a command that must end with one line, which holds all of `reasons`, and leave nothing behind."""
+
+    def run(*words, reasons):
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises(SystemExit) as stopped:
+            main([str(word) for word in words])
+        assert stopped.value.code == 2
+        out, err = capsys.readouterr()
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1
+        assert "Traceback" not in out + err
+        for reason in reasons:
+            assert str(reason) in err
+        assert len(err) < 600
+        assert sorted(tmp_path.rglob("*")) == before
+        return err
+
+    return run
+
+
+def shown(capsys, *words):
+    """What a command prints that ends well before it starts: --help, --print_config."""
+    with pytest.raises(SystemExit) as stopped:
+        main(list(words))
+    assert stopped.value.code == 0
+    return capsys.readouterr().out
+
+
+def changed(checkpoint, file, change):
+    """A copy of a checkpoint after `change(content)`."""
+    content = torch.load(checkpoint, weights_only=True)
+    change(content)
+    torch.save(content, file)
+    return file
+
+
+def weights(file):
+    return torch.load(file, weights_only=True)["state_dict"]
+
+
+class TestExplains:
+    def test_the_help_of_fit_explains_the_options_of_every_part(self, capsys):
+        text = " ".join(shown(capsys, "fit", "--help").split())
+        for option, words in {
+            "--model.temperature": "divides the teacher's Q-values in kl",
+            "--model.size": "the student's size: dqn (the teacher's own)",
+            "--model.loss": "nll (its best action)",
+            "--data.root": "folder with a folder of shards for each game",
+            "--data.memory": "GiB for decoded frames on each device",
+            "--rollouts.every_n_updates": "how often during fit, in optimizer steps; 0 for never",
+            "--rollouts.protocol": "rules of play",
+            "--checkpoint.monitor": "rollout/pong/return or val/pong/agreement",
+            "--film.steps": "at most so many decisions",
+            "--trainer.max_steps": "Stop training after this number of steps",
+        }.items():
+            assert option in text
+            assert words in text, option
+        assert "--model.games" not in text  # follows from the data
+
+    def test_classes_are_known_by_their_short_names(self, capsys):
+        assert "of RAdam at first" in shown(capsys, "fit", "--model.help", "PQN")
+        assert "decisions in each game between two rounds" in shown(capsys, "fit", "--data.help", "ParallelPlay")
+
+    def test_the_whole_configuration_can_be_printed_and_given_back(self, capsys, tmp_path):
+        text = shown(capsys, "fit", "--model.loss=mse", "--data.batch_size=32", "--print_config")
+        config = yaml.safe_load(text)
+        assert config["model"]["class_path"] == "pd_lightning.distillation.PolicyDistillation"
+        assert config["model"]["init_args"]["loss"] == "mse"
+        assert config["data"]["init_args"]["batch_size"] == 32
+        assert config["trainer"]["max_steps"] == 3000
+        (tmp_path / "run.yaml").write_text(text)
+        assert yaml.safe_load(shown(capsys, "fit", "--config=run.yaml", "--print_config")) == config
+
+
+class TestPassesOn:
+    def test_the_games_of_the_data_are_the_heads_of_the_student(self, datasets, tmp_path, capsys):
+        main(["fit", f"--data.root={datasets}", "--data.games=[pong,breakout]", *TINY])
+        run = tmp_path / "lightning_logs" / "version_0"
+        saved = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+        assert saved["hyper_parameters"]["games"] == {"pong": 6, "breakout": 4}
+        assert saved["state_dict"]["student.heads.breakout.output.weight"].shape == (4, 64)
+        out = capsys.readouterr().out
+        assert "pong" in out
+        assert "breakout" in out
+        assert "lightning_logs/version_0/checkpoints/last.ckpt" in out
+
+    def test_an_optimizer_of_the_command_line_takes_the_place_of_adam(self, datasets, tmp_path):
+        optimizer = ["--optimizer=torch.optim.RMSprop", "--optimizer.lr=1e-4", "--optimizer.alpha=0.95"]
+        main(["fit", f"--data.root={datasets}", *TINY, *optimizer])
+        saved = torch.load(next(tmp_path.rglob("last.ckpt")), weights_only=True)
+        (state,) = saved["optimizer_states"]
+        assert {"square_avg"} <= state["state"][0].keys()
+        assert "exp_avg" not in state["state"][0]
+        assert [(group["lr"], group["alpha"]) for group in state["param_groups"]] == [(1e-4, 0.95)]
+        assert saved["lr_schedulers"] == []
+
+    def test_the_rules_of_play_are_those_of_the_film_too(self, capsys):
+        config = yaml.safe_load(shown(capsys, "fit", "--rollouts.protocol=machado", "--print_config"))
+        assert "protocol" not in config["film"]  # there is one place to say it
+
+    def test_a_run_leaves_its_configuration_and_another_one_in_the_same_folder_is_the_next_version(
+        self, datasets, tmp_path
+    ):
+        for _ in range(2):
+            main(["fit", f"--data.root={datasets}", *TINY])
+        runs = sorted((tmp_path / "lightning_logs").iterdir())
+        assert [run.name for run in runs] == ["version_0", "version_1"]
+        for run in runs:
+            assert yaml.safe_load((run / "config.yaml").read_text())["trainer"]["max_steps"] == 2
+            assert (run / "metrics.csv").is_file()
+            assert (run / "checkpoints" / "last.ckpt").is_file()
+            assert list(run.glob("events.out.tfevents.*"))
+        first, second = (weights(run / "checkpoints" / "last.ckpt") for run in runs)
+        for name, value in first.items():
+            assert torch.equal(value, second[name])  # the same command, the same student
+
+    def test_the_precision_is_the_fastest_of_the_machine_unless_one_is_given(self, datasets, trained, tmp_path):
+        chosen = yaml.safe_load((trained / "config.yaml").read_text())["trainer"]["precision"]
+        assert chosen == fastest_precision("auto")
+        assert fastest_precision("cpu") in ("32-true", "bf16-mixed")
+        assert fastest_precision("tpu") == "32-true"
+        main(["fit", f"--data.root={datasets}", *TINY, "--trainer.precision=64-true"])
+        assert yaml.safe_load(next(tmp_path.rglob("config.yaml")).read_text())["trainer"]["precision"] == "64-true"
+
+    def test_a_run_can_be_dry(self, datasets, tmp_path):
+        main(["fit", f"--data.root={datasets}", *TINY, "--trainer.fast_dev_run=true"])
+        assert not list(tmp_path.rglob("*.ckpt"))
+
+    def test_no_thread_outlives_a_run(self, datasets):
+        main(["fit", f"--data.root={datasets}", *TINY])
+        gc.collect()
+        left = [thread.name for thread in threading.enumerate() if thread.name.startswith(("window", "decode"))]
+        for name in left:
+            next(thread for thread in threading.enumerate() if thread.name == name).join(5)
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith(("window", "decode"))]
+
+
+class TestCheckpoints:
+    def test_a_test_scores_a_checkpoint_with_the_options_of_any_data(self, datasets, last, tmp_path, capsys):
+        play = ["--rollouts.protocol=blink", "--rollouts.episodes=3"]
+        main(["test", f"--data.root={datasets}", f"--ckpt_path={last}", *play, *QUIET])
+        with next(tmp_path.rglob("returns.csv")).open(newline="") as file:
+            lines = list(csv.DictReader(file))
+        assert [(line["update"], line["episode"]) for line in lines] == [("2", "0"), ("2", "1"), ("2", "2")]
+        out = capsys.readouterr().out
+        assert "net3, protocol blink" in out
+        assert "val/pong/agreement" in out
+
+    def test_last_is_the_newest_runs(self, datasets, trained, tmp_path, capsys):
+        root = f"--trainer.default_root_dir={trained.parent.parent}"
+        main(["validate", f"--data.root={datasets}", root, "--ckpt_path=last", *QUIET])
+        assert "val/pong/agreement" in capsys.readouterr().out
+
+    @pytest.mark.parametrize("command", ["test", "validate"])
+    def test_untrained_weights_are_not_scored(self, command, datasets, refused):
+        refused(command, f"--data.root={datasets}", reasons=[f"{command} scores a checkpoint: give --ckpt_path"])
+
+    @pytest.mark.parametrize("command", ["fit", "test", "validate"])
+    @pytest.mark.parametrize("name", ["last", "best", "no_such.ckpt", "."])
+    def test_a_checkpoint_that_is_not_there_is_an_error_and_no_new_run(self, name, command, datasets, refused):
+        refused(command, f"--data.root={datasets}", f"--ckpt_path={name}", reasons=[f"--ckpt_path {name}: "])
+
+    @pytest.mark.parametrize("command", ["fit", "test", "validate"])
+    @pytest.mark.parametrize("form", ["--model.size=net1", "--model.init_args.size=net1", "--config=run.yaml"])
+    def test_a_command_that_contradicts_its_checkpoint_is_refused(self, form, command, datasets, last, refused):
+        Path("run.yaml").write_text("model:\n  init_args:\n    size: net1\n")
+        words = [command, form, f"--data.root={datasets}", f"--ckpt_path={last}"]
+        refused(*words, reasons=["--model.size is net1", last, "was trained with net3"])
+
+    @pytest.mark.parametrize("form", ["--model.learning_rate=3e-3", "--config=run.yaml", "--model.size=net3"])
+    def test_a_command_that_agrees_is_not(self, form, datasets, trained, last, tmp_path, capsys):
+        shutil.copy(trained / "config.yaml", "run.yaml")
+        main(["validate", form, f"--data.root={datasets}", f"--ckpt_path={last}", *QUIET])
+        assert "val/pong/agreement" in capsys.readouterr().out
+
+    def test_a_configuration_that_takes_the_checkpoint_back_is_refused(self, datasets, trained, last, refused):
+        shutil.copy(trained / "config.yaml", "run.yaml")  # says ckpt_path: null
+        words = ["fit", f"--data.root={datasets}", f"--ckpt_path={last}", "--config=run.yaml"]
+        refused(*words, reasons=["--ckpt_path is taken back by a --config after it"])
+
+    def test_a_checkpoint_of_another_class_is_refused(self, datasets, last, refused):
+        teacher = {"_class_path": "pd_lightning.pqn.PQN"}
+        file = changed(last, "pqn.ckpt", lambda content: content["hyper_parameters"].update(teacher))
+        words = ["fit", f"--data.root={datasets}", f"--ckpt_path={file}"]
+        refused(*words, reasons=["--model is PolicyDistillation", "was trained with PQN", "--config"])
+
+    def test_a_checkpoint_of_other_games_is_refused(self, datasets, last, refused):
+        words = ["test", f"--data.root={datasets}", "--data.games=[breakout]", f"--ckpt_path={last}"]
+        refused(*words, reasons=[last, "{'pong': 6}", "{'breakout': 4}", "--data.games"])
+
+    @pytest.mark.parametrize(
+        ("change", "reason"),
+        [
+            (lambda w: w.update({"student.trunk.hidden.bias": torch.zeros(65)}), "hidden.bias is (65,)"),
+            (lambda w: w.pop("student.trunk.hidden.bias"), "hidden.bias is missing"),
+            (lambda w: w.update({"student.extra": torch.zeros(2)}), "student.extra is (2,)"),
+        ],
+    )
+    def test_a_checkpoint_with_other_weights_is_refused(self, change, reason, datasets, last, refused):
+        file = changed(last, "other.ckpt", lambda content: change(content["state_dict"]))
+        for command in ("fit", "test"):
+            words = [command, f"--data.root={datasets}", f"--ckpt_path={file}"]
+            refused(*words, reasons=[file, reason, "name a checkpoint of this architecture"])
+
+    def test_a_checkpoint_with_a_size_that_never_was_is_refused(self, datasets, last, refused):
+        file = changed(last, "x.ckpt", lambda content: content["hyper_parameters"].update(size="net9"))
+        refused("fit", f"--data.root={datasets}", f"--ckpt_path={file}", reasons=["unknown size 'net9'"])
+
+    @pytest.mark.parametrize("command", ["fit", "test", "validate"])
+    def test_code_in_a_checkpoint_is_not_run(self, command, datasets, last, refused):
+        class Evil:
+            def __reduce__(self):
+                return os.mkdir, ("owned",)
+
+        file = changed(last, "evil.ckpt", lambda content: content["hyper_parameters"].update(size=Evil()))
+        words = [command, f"--data.root={datasets}", f"--ckpt_path={file}", "--weights_only=false"]
+        refused(*words, reasons=[file, "not a whole checkpoint that loads without running code"])
+        assert not Path("owned").exists()
+
+    def test_a_run_that_is_resumed_after_its_end_says_so_and_leaves_nothing(self, datasets, last, tmp_path, caplog):
+        with pytest.raises(SystemExit) as stopped:
+            main(["fit", f"--data.root={datasets}", f"--ckpt_path={last}", *TINY])
+        assert stopped.value.code == 0
+        assert f"{last} has had 2 updates, --trainer.max_steps is 2: nothing is left to do" in caplog.text
+        assert not list(tmp_path.iterdir())
+
+    def test_other_data_settings_than_those_of_the_order_cannot_resume(self, datasets, last, capsys):
+        with pytest.raises(SystemExit):
+            main(["fit", f"--data.root={datasets}", f"--ckpt_path={last}", *TINY, "--trainer.max_steps=4", "--data.seed=1"])
+        err = capsys.readouterr().err
+        assert err.startswith("error: cannot resume: seed was 0 in the checkpoint and is 1 now")
+        assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "reasons"),
+    [
+        ("--model.size=net9", ["unknown size 'net9'", "net1, net2, net3"]),
+        ("--model.loss=l1", ["unknown loss 'l1'", "kl, nll, mse"]),
+        ("--model.temperature=0", ["temperature is 0.0", "above 0"]),
+        ("--data.games=[ponk]", ["ponk", "pong", "python -m pd_lightning.recording"]),
+        ("--data.games=[seaquest]", ["seaquest: folder is missing", "recording --game seaquest"]),
+        ("--data.games=[pong,pong]", ["each once"]),
+        ("--data.root=nowhere", ["nowhere/pong: folder is missing", "recording --game pong"]),
+        ("--data.validation=1", ["validation is 1.0"]),
+        ("--rollouts.protocol=mine", ["unknown protocol 'mine'", "paper, nature, machado"]),
+        ("--rollouts.episodes=0", ["episodes is 0"]),
+        ("--film.steps=0", ["steps is 0"]),
+        ("--checkpoint.monitor=train/loss", ["'train/loss'", "rollout/... or val/..."]),
+        ("--checkpoint.every_n_train_steps=-1", ["every_n_train_steps=-1"]),
+        ("--trainer.accelerator=gpux", ["gpux"]),
+        ("--data.batch_size=many", ["batch_size", "int", "many", "--help"]),
+        ("--trainer.precision=12", ["trainer.precision", "'bf16-mixed'"]),
+        ("--model.sise=net1", ["Option 'sise' is not accepted"]),
+        ("--modelsize=net1", ["unrecognized arguments: --modelsize=net1"]),
+        ("--config=no_such.yaml", ["File does not exist: 'no_such.yaml'"]),
+    ],
+)
+def test_a_setting_that_cannot_work_is_one_line(option, reasons, datasets, refused):
+    refused("fit", f"--data.root={datasets}", *TINY, option, reasons=reasons)
+
+
+def test_an_unknown_command_is_one_line(refused):
+    refused("train", reasons=["'train' (choose from 'fit', 'validate', 'test')"])
+
+
+def not_hdf5(file):
+    file.write_text("<html>404</html>")
+
+
+def truncated(file):
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def of_another_version(file):
+    with h5py.File(file, "r+") as opened:
+        opened.attrs.modify("version", np.int64(2))
+
+
+def with_nan(file):
+    """NaN in Q, and everything else in order: somebody recorded it so."""
+    shard = Shard(file)
+    names = ("lengths", "q_values", "actions", "rewards", "episodes", "checksums", "returns")
+    arrays = {name: getattr(shard, name).copy() for name in names}
+    arrays["q_values"][1, 2, 3] = np.nan
+    with h5py.File(file, "r+") as opened:
+        dataset = opened["q_values"]
+        assert isinstance(dataset, h5py.Dataset)
+        dataset[1, 2, 3] = np.nan
+        opened.attrs.modify("digest", np.bytes_(digest(stored_attributes(shard.header), arrays)))
+
+
+def of_another_game(file):
+    shutil.copy(file.parents[1] / "breakout" / "0000.h5", file)
+
+
+@pytest.mark.parametrize(
+    ("damage", "reasons"),
+    [
+        (not_hdf5, ["unreadable", "allowed is a whole HDF5 file", "record"]),
+        (truncated, ["unreadable", "allowed is a whole HDF5 file", "record"]),
+        (of_another_version, ["version is 2", "allowed is 1", "record it again"]),
+        (with_nan, ["q_values", "nan", "record"]),
+        (of_another_game, ["game is 'breakout', its folder's is 'pong'", "move it to breakout/"]),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else None,
+)
+def test_a_shard_that_cannot_be_used_is_one_line_with_its_name_and_what_to_do(damage, reasons, datasets, refused):
+    shutil.copytree(datasets, "ds")
+    file = Path("ds/pong/0001.h5")
+    damage(file)
+    refused("fit", "--data.root=ds", *TINY, reasons=[file, *reasons])
+
+
+def test_a_folder_without_shards_is_one_line(datasets, refused):
+    Path("ds/pong").mkdir(parents=True)
+    shutil.copy(datasets / "pong" / "teacher.safetensors", "ds/pong")
+    refused("fit", "--data.root=ds", *TINY, reasons=["ds/pong: folder is empty of shards", "recording --game pong"])
+
+
+def test_only_errors_of_our_own_are_shortened_to_a_line(datasets, monkeypatch):
+    def broken(*_):
+        np.zeros(3).reshape(2)  # a bug, not a user's mistake
+
+    monkeypatch.setattr("pd_lightning.distillation.PolicyDistillation.training_step", broken)
+    with pytest.raises(ValueError, match="cannot reshape") as caught:
+        main(["fit", f"--data.root={datasets}", *TINY])
+    assert our_own(caught.value) is None

@@ -1,0 +1,90 @@
+"""Every preset is a valid configuration, and says only what differs from the defaults."""
+
+import inspect
+from pathlib import Path
+from pydoc import locate
+
+import pytest
+import pytorch_lightning as pl
+import yaml
+
+from pd_lightning.callbacks import Film, Rollouts
+from pd_lightning.checkpoints import Checkpoint
+from pd_lightning.cli import PRESETS, main
+
+FILES = sorted(PRESETS.glob("*.yaml"))
+GROUPS = {"trainer": pl.Trainer, "rollouts": Rollouts, "checkpoint": Checkpoint, "film": Film}
+NAMES = [file.stem for file in FILES]
+
+
+def resolved(capsys, *words):
+    """The whole configuration of a fit, as the command line understands it."""
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", *words, "--print_config"])
+    assert stopped.value.code == 0
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+def leaves(tree, prefix=()):
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from leaves(value, (*prefix, key))
+        else:
+            yield (*prefix, key), value
+
+
+def at(tree, path):
+    for key in path:
+        tree = tree.get(key) if isinstance(tree, dict) else None
+    return tree
+
+
+def test_there_are_presets_and_the_default_is_one():
+    assert "default" in NAMES
+    assert set(PRESETS.iterdir()) == set(FILES)
+
+
+@pytest.mark.parametrize("file", FILES, ids=NAMES)
+def test_every_key_of_a_preset_is_an_option_with_that_value(file, capsys):
+    config = resolved(capsys, "--config", str(file))
+    for path, value in leaves(yaml.safe_load(file.read_text())):
+        assert at(config, path) == value, path
+
+
+@pytest.mark.parametrize("file", FILES, ids=NAMES)
+def test_every_option_of_a_preset_is_an_argument_of_the_class_that_it_configures(file):
+    content = yaml.safe_load(file.read_text())
+    for group in ("model", "data"):
+        if group in content:
+            constructor = locate(content[group]["class_path"])
+            assert callable(constructor)
+            inspect.signature(constructor).bind_partial(**content[group].get("init_args", {}))
+    for group in content.keys() & GROUPS.keys():
+        GROUPS[group](**content[group])
+    assert content.keys() <= {"seed_everything", "model", "data", "optimizer", *GROUPS}
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if file.stem != "default"], ids=set(NAMES) - {"default"})
+def test_a_preset_says_only_what_differs_from_the_default_one(file, capsys):
+    default = resolved(capsys)
+    for path, value in leaves(yaml.safe_load(file.read_text())):
+        assert at(default, path) != value, path
+
+
+def test_the_default_preset_says_only_what_differs_from_the_classes(capsys):
+    for path, value in leaves(yaml.safe_load((PRESETS / "default.yaml").read_text())):
+        if path[0] in GROUPS:
+            parameters = inspect.signature(GROUPS[path[0]].__init__).parameters
+            assert path[1] not in parameters or parameters[path[1]].default != value, path
+
+
+@pytest.mark.parametrize("file", FILES, ids=NAMES)
+def test_every_setting_of_a_preset_has_its_reason_beside_it(file):
+    for line in file.read_text().splitlines():
+        setting = line.strip() and not line.lstrip().startswith(("#", "class_path")) and not line.rstrip().endswith(":")
+        assert not setting or "#" in line, line
+
+
+def test_presets_are_packed_with_the_package():
+    project = (Path(__file__).parent.parent / "pyproject.toml").read_text()
+    assert 'pd_lightning = ["presets/*.yaml"]' in project
