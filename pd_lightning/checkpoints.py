@@ -50,6 +50,11 @@ class Checkpoint(ModelCheckpoint):
         super().on_validation_end(trainer, pl_module)
         self.judge(trainer, "val/")
 
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Lightning would save even in a dry run."""
+        if not trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
+            super().on_train_end(trainer, pl_module)
+
     def judge(self, trainer: pl.Trainer, measured: str) -> None:
         """Keeps the weights if theirs is the best score so far.
 

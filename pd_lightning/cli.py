@@ -31,6 +31,7 @@ from pd_lightning.checkpoints import (
 )
 from pd_lightning.datamodule import TeacherDatasets
 from pd_lightning.distillation import PolicyDistillation
+from pd_lightning.machine import fastest_precision, keep_freed_memory
 from pd_lightning.pqn import PQN, ParallelPlay
 from pd_lightning.rollout import Returns
 from pd_lightning.summary import results_table
@@ -144,7 +145,8 @@ class DistillationCLI(LightningCLI):
     def after_fit(self) -> None:
         """Keeps the last weights, prints the table and where everything is."""
         checkpoint = self.trainer.checkpoint_callback
-        if isinstance(checkpoint, Checkpoint) and checkpoint.save_last and checkpoint.dirpath:
+        dry = self.trainer.fast_dev_run  # pyright: ignore[reportAttributeAccessIssue]
+        if isinstance(checkpoint, Checkpoint) and checkpoint.save_last and checkpoint.dirpath and not dry:
             # It saves at its own intervals, which need not end where the run ends.
             self.trainer.save_checkpoint(Path(checkpoint.dirpath) / "last.ckpt", weights_only=False)
         seconds = time.monotonic() - self._started
@@ -216,16 +218,6 @@ def score_metadata(returns: Returns | None) -> dict[str, object]:
     }
 
 
-def fastest_precision(accelerator: str | object) -> str:
-    """bf16-mixed where the hardware multiplies bfloat16, else 32-true."""
-    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    capable = any(
-        getattr(torch.cpu, name, lambda: False)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    )
-    return "bf16-mixed" if accelerator in ("auto", "cpu") and capable else "32-true"
-
-
 def our_own(error: BaseException | None) -> BaseException | None:
     """The error, or its cause, that this package raised itself: such messages say what to do."""
     while error is not None:
@@ -257,6 +249,7 @@ def quieten() -> None:
 def main(args: list[str] | None = None) -> None:
     """Runs the command line; errors that a user can mend are one line."""
     quieten()
+    keep_freed_memory()
     default = {"default_config_files": [str(PRESETS / "default.yaml")]}
     try:
         DistillationCLI(

@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from pd_lightning.atari import PROTOCOLS, action_meanings, build, check_game
 from pd_lightning.networks import QNetwork
-from pd_lightning.rollout import Policy, episode_seeds
+from pd_lightning.rollout import Policy, episode_seeds, one_thread
 
 TRAINING_SEEDS = 1
 """First part of the key of training games' seeds: they are never the seeds of a score."""
@@ -190,7 +190,7 @@ class ParallelPlay(pl.LightningDataModule):
         rewards = np.empty((self.steps, self.parallel), np.float32)
         ends = np.empty((self.steps, self.parallel), bool)
         values = np.empty((self.steps + 1, self.parallel), np.float32)
-        with torch.inference_mode():
+        with one_thread(), torch.inference_mode():
             for t in range(self.steps):
                 seen[t] = torch.from_numpy(states)
                 q = policy(seen[t]).cpu().numpy()

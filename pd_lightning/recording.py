@@ -25,6 +25,7 @@ from rich.table import Table
 from pd_lightning import __version__
 from pd_lightning.atari import FRAME_SKIP, STEPS_PER_HOUR, action_meanings, check_game, named_protocol
 from pd_lightning.blocks import BLOCK, STACK, Header, Shard, ShardError, ShardWriter
+from pd_lightning.machine import keep_freed_memory
 from pd_lightning.rollout import Moment, episode_seeds, moments
 from pd_lightning.scores import interval
 from pd_lightning.teacher import Teacher, TeacherError, load_teacher
@@ -218,6 +219,7 @@ def summary(shards: list[Shard]) -> Table:
 
 def main() -> int:
     """The command line."""
+    keep_freed_memory()
     try:
         shards = auto_cli(record, as_positional=False, prog="python -m pd_lightning.recording")
     except (ShardError, TeacherError, ValueError) as error:

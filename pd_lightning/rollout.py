@@ -8,6 +8,7 @@ are played to their end: taking the first to finish would favour short ones.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
@@ -86,6 +87,21 @@ def episode_seeds(count: int, *key: int) -> np.ndarray:
     return np.random.SeedSequence(words).generate_state(count).astype(np.int64) >> 1  # the emulator takes 31 bits
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread for what torch does on the CPU meanwhile.
+
+    A few dozen states are little to share out, and torch's threads wait by spinning: in the time that the emulator's own
+    threads would play in. Five times faster on two cores.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def moments(
     policy: Policy, game: str, seeds: Iterable[int], protocol: Protocol, *, parallel: int = 32, fire: bool = False
 ) -> Iterator[Moment]:
@@ -116,7 +132,7 @@ def moments(
     actions = np.zeros(len(first), np.int64)
     while (playing := np.flatnonzero(episodes >= 0)).size:
         seen = states[playing]
-        with torch.inference_mode():
+        with one_thread(), torch.inference_mode():
             outputs = policy(torch.from_numpy(seen)).float().cpu().numpy()
         actions[playing] = outputs.argmax(1)
         for slot in playing:

@@ -1,6 +1,8 @@
 """The student learns: what an update changes, what is logged, what a checkpoint holds."""
 
+import gc
 import hashlib
+import threading
 
 import numpy as np
 import pytest
@@ -213,6 +215,16 @@ def test_a_resumed_run_of_two_games_ends_with_the_weights_of_an_uninterrupted_on
     assert resumed.global_step == whole.global_step == 11
     for name, value in student.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name
+
+
+def test_no_thread_outlives_a_run(datasets):
+    before = set(threading.enumerate())
+    fit(datasets, updates=1)  # and forget it
+    gc.collect()
+    left = set(threading.enumerate()) - before
+    for thread in left:
+        thread.join(5)
+    assert not [thread.name for thread in left if thread.is_alive()]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,258 @@
+"""`python train.py fit`, as a user runs it: from end to end, killed and resumed, interrupted, and by two processes."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import zlib
+from collections import Counter
+from pathlib import Path
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+import yaml
+
+from pd_lightning.datamodule import TeacherDatasets
+from pd_lightning.distillation import PolicyDistillation
+
+TRAIN = Path(__file__).parent.parent / "train.py"
+UPDATES = 24
+QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+EXACT = ["--trainer.precision=32-true", "--trainer.accelerator=cpu", "--model.size=net3", "--model.warmup=4"]
+DATA = ["--data.batch_size=64", "--data.validation=0.25", "--data.threads=1"]
+SCORES = ["--rollouts.episodes=2", "--film.steps=30"]
+FIT = ["fit", *DATA, *EXACT, *QUIET, *SCORES, f"--trainer.max_steps={UPDATES}", "--checkpoint.every_n_train_steps=3"]
+# The game in the middle takes longer than all updates: there is time to kill the run before its end.
+TIMES = ["--trainer.val_check_interval=6", "--trainer.log_every_n_steps=2", "--rollouts.every_n_updates=12"]
+
+
+class Run:
+    """A `train.py` in a process group of its own, which is gone when the test is over."""
+
+    def __init__(self, folder, *words):
+        folder.mkdir(exist_ok=True)
+        self.folder, self.output = folder, folder / "output.txt"
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder), "COLUMNS": "100"}
+        with self.output.open("w") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, str(TRAIN), *words],
+                cwd=folder, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+
+    def end(self, timeout=180):
+        """Waits for the end; exit status and all that was printed."""
+        try:
+            self.process.wait(timeout)
+        finally:
+            self.kill()
+        return self.process.returncode, self.output.read_text()
+
+    def until(self, pattern, timeout=120):
+        """Waits for a file."""
+        deadline = time.monotonic() + timeout
+        while not (found := list(self.folder.glob(pattern))):
+            assert self.process.poll() is None, self.output.read_text()
+            assert time.monotonic() < deadline, f"no {pattern}\n{self.output.read_text()}"
+            time.sleep(0.02)
+        return found[0]
+
+    def kill(self):
+        """Kills the process and its children, at once."""
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # all of them have ended
+        self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def root(datasets):
+    return f"--data.root={datasets}"
+
+
+@pytest.fixture(scope="module")
+def whole(root, tmp_path_factory):
+    """Folder and output of a run that nobody disturbed."""
+    run = Run(tmp_path_factory.mktemp("whole"), *FIT, *TIMES, root)
+    status, output = run.end()
+    assert status == 0, output
+    return run.folder, output
+
+
+def lines(file):
+    with file.open(newline="") as opened:
+        return list(csv.DictReader(opened))
+
+
+def checkpoint(folder, version=0):
+    return torch.load(folder / f"lightning_logs/version_{version}/checkpoints/last.ckpt", weights_only=True)
+
+
+def same(a, b):
+    """Whether two trees of tensors and numbers are equal, bit for bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return a == b
+
+
+def test_a_fit_leaves_its_configuration_curves_scores_checkpoints_and_film_in_its_folder(whole):
+    folder, _ = whole
+    (run,) = (folder / "lightning_logs").iterdir()
+    assert run.name == "version_0"
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["trainer"]["max_steps"] == UPDATES
+    assert config["model"]["init_args"]["size"] == "net3"
+    metrics = lines(run / "metrics.csv")
+    steps = {key: [int(line["step"]) for line in metrics if line[key]] for key in metrics[0]}
+    assert steps["rollout/pong/return"] == [0, 12, UPDATES]
+    assert steps["val/pong/agreement"] == [5, 11, 17, 23, UPDATES]  # Lightning counts from 0; the last one is the table's
+    assert steps["train/pong/loss"] == list(range(1, UPDATES, 2))
+    returns = lines(run / "returns.csv")
+    assert [(line["update"], line["episode"]) for line in returns] == [(u, e) for u in ("0", "12", "24") for e in "01"]
+    assert checkpoint(folder)["global_step"] == UPDATES
+    assert iio.imread(run / "pong.mp4", plugin="FFMPEG").shape == (30, 464, 320, 3)
+    assert list(run.glob("events.out.tfevents.*"))
+
+
+def test_a_fit_prints_a_table_and_where_everything_is(whole):
+    folder, output = whole
+    returns = [float(line["return"]) for line in lines(folder / "lightning_logs/version_0/returns.csv")[-2:]]
+    agreement = float(lines(folder / "lightning_logs/version_0/metrics.csv")[-1]["val/pong/agreement"])
+    assert "net3, protocol paper" in output
+    row = re.search(rf"^ pong .* {np.mean(returns):.1f} ± .* 2 .* {agreement:.3f} +\d+", output, re.MULTILINE)
+    assert row, output
+    for path in ("checkpoints/last.ckpt", "pong.mp4"):
+        assert re.search(rf"^(checkpoint|film) +lightning_logs/version_0/{path}$", output, re.MULTILINE)
+        assert (folder / "lightning_logs/version_0" / path).is_file()
+    assert re.search(r"^logs +lightning_logs/version_0$", output, re.MULTILINE)
+
+
+def test_a_fit_that_was_killed_ends_with_the_weights_of_one_that_was_not(whole, root, tmp_path):
+    killed = Run(tmp_path, *FIT, *TIMES, root)
+    killed.until("lightning_logs/version_0/checkpoints/last.ckpt")
+    killed.kill()
+    assert killed.process.returncode == -signal.SIGKILL
+    assert 0 < checkpoint(tmp_path)["global_step"] < UPDATES
+    assert not (tmp_path / "lightning_logs/version_0/pong.mp4").exists()
+    status, output = Run(tmp_path, *FIT, *TIMES, root, "--ckpt_path=last").end()
+    assert status == 0, output
+    expected, found = checkpoint(whole[0]), checkpoint(tmp_path, version=1)
+    for part in ("global_step", "state_dict", "optimizer_states", "lr_schedulers", "TeacherDatasets"):
+        assert same(expected[part], found[part]), part
+    scores = [lines(f / "returns.csv") for f in (whole[0] / "lightning_logs/version_0", tmp_path / "lightning_logs/version_1")]
+    assert scores[0][-4:] == scores[1]  # those of updates 12 and 24, played by the same weights
+
+
+def test_ctrl_c_ends_a_fit_at_once_and_leaves_what_can_be_resumed(root, tmp_path):
+    run = Run(tmp_path, *FIT, root, "--trainer.max_steps=1000000", "--rollouts.at_start=false", "--film.enabled=false")
+    last = run.until("lightning_logs/version_0/checkpoints/last.ckpt")
+    os.kill(run.process.pid, signal.SIGINT)
+    status, output = run.end(timeout=60)  # a thread that hangs would keep the process
+    assert status == 1
+    assert "Detected KeyboardInterrupt" in output
+    assert "Traceback" not in output
+    assert torch.load(last, weights_only=True)["global_step"] >= 3
+
+
+WITNESS = '''
+import hashlib, json, zlib
+from pytorch_lightning.callbacks import Callback
+
+class Witness(Callback):
+    """Writes down what this rank has learned from, what it has logged, and with which weights it ended."""
+
+    def __init__(self):
+        self.seen = {}
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        for game, (states, teacher_q) in batch.items():
+            ids = [zlib.crc32(q.numpy().tobytes(), zlib.crc32(s.numpy().tobytes())) for s, q in zip(states, teacher_q)]
+            self.seen.setdefault(game, []).append(ids)
+
+    def teardown(self, trainer, pl_module, stage):
+        if stage == "fit":
+            digest = hashlib.sha256()
+            for value in pl_module.state_dict().values():
+                digest.update(value.cpu().numpy().tobytes())
+            logged = {key: float(value) for key, value in trainer.callback_metrics.items()}
+            with open(f"rank{trainer.global_rank}.json", "w") as file:
+                json.dump({"seen": self.seen, "logged": logged, "weights": digest.hexdigest()}, file)
+'''
+
+
+class TestTwoProcesses:
+    @pytest.fixture(scope="class")
+    def data(self, datasets):
+        return TeacherDatasets(str(datasets), ["pong", "breakout"], batch_size=64, validation=0.25, threads=1)
+
+    @pytest.fixture(scope="class")
+    def run(self, root, tmp_path_factory):
+        """Folder and the two ranks' notes of a run of 8 updates: one epoch of pong, four of breakout."""
+        folder = tmp_path_factory.mktemp("two")
+        (folder / "witness.py").write_text(WITNESS)
+        two = ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.callbacks+=witness.Witness"]
+        play = ["--rollouts.at_start=false", "--rollouts.episodes=3", "--trainer.val_check_interval=4"]
+        games = ["--data.games=[pong,breakout]", "--trainer.max_steps=8", "--checkpoint.monitor=rollout/pong/return"]
+        status, output = Run(folder, *FIT, root, *two, *play, *games).end()
+        assert status == 0, output
+        assert "Starting with 2 processes" in output
+        return folder, [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]
+
+    def test_every_state_is_learned_from_once_per_epoch_over_both_ranks(self, run, data):
+        for game, epochs in (("pong", 1), ("breakout", 4)):
+            recorded = Counter()
+            for shard, block in data.blocks[game].chosen:
+                opened = data.shards[game][shard]
+                for state, q in zip(opened.states(int(block)), opened.q_values[block], strict=False):
+                    recorded[zlib.crc32(q.tobytes(), zlib.crc32(state.tobytes()))] += epochs
+            assert recorded.total() == epochs * {"pong": 450, "breakout": 120}[game]
+            batches = [rank["seen"][game] for rank in run[1]]
+            assert Counter(state for rank in batches for batch in rank for state in batch) == recorded
+            for first, second in zip(*batches, strict=True):
+                assert abs(len(first) - len(second)) <= 1  # each half of every batch
+
+    def test_both_end_with_the_same_weights(self, run):
+        first, second = (rank["weights"] for rank in run[1])
+        assert first == second
+
+    def test_each_episode_is_played_once_and_both_log_the_same_score(self, run):
+        folder, ranks = run
+        returns = lines(folder / "lightning_logs/version_0/returns.csv")
+        assert [(line["game"], line["episode"]) for line in returns] == [(g, e) for g in ("pong", "breakout") for e in "012"]
+        assert len({line["seed"] for line in returns if line["game"] == "pong"}) == 3
+        for game in ("pong", "breakout"):
+            mean = np.mean([float(line["return"]) for line in returns if line["game"] == game])
+            for rank in ranks:
+                assert rank["logged"][f"rollout/{game}/return"] == pytest.approx(mean)
+        assert [key for key in ranks[0]["logged"] if key.startswith("rollout/")] == [
+            key for key in ranks[1]["logged"] if key.startswith("rollout/")
+        ]
+
+    def test_both_log_the_same_agreement_and_it_is_that_of_all_held_out_states(self, run, data):
+        folder, ranks = run
+        student = PolicyDistillation.load_from_checkpoint(
+            folder / "lightning_logs/version_0/checkpoints/last.ckpt", map_location="cpu"
+        )
+        trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
+        expected = trainer.validate(student, datamodule=data, verbose=False)[0]
+        for rank in ranks:
+            assert {key: rank["logged"][key] for key in expected} == pytest.approx(expected, rel=1e-5)
+
+    def test_the_run_leaves_one_folder_with_all_that_a_single_process_leaves(self, run):
+        (folder,) = (run[0] / "lightning_logs").iterdir()
+        names = {path.name for path in folder.iterdir()}
+        assert {"config.yaml", "metrics.csv", "returns.csv", "pong.mp4", "breakout.mp4", "checkpoints"} <= names
+        kept = {path.name for path in (folder / "checkpoints").iterdir()}
+        assert {"last.ckpt", "best.ckpt"} <= kept
+        assert (run[0] / "output.txt").read_text().count("net3, protocol paper") == 1
