@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
+from rich.progress import Progress
 from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
 from pd_lightning.atari import named_protocol
@@ -118,16 +121,9 @@ class Rollouts(Callback):
         """One game's episodes, gathered from all ranks in the order of their numbers."""
         share = (trainer.global_rank, trainer.world_size)
         seed = int(episode_seeds(1, SEEDS[stage], self.seed)[0])
-        mine = play(
-            policy,
-            game,
-            self.episodes,
-            seed,
-            protocol=self.protocol,
-            parallel=self.parallel,
-            fire=self.fire,
-            share=share,
-        )
+        rules = {"protocol": self.protocol, "parallel": self.parallel, "fire": self.fire}
+        with episode_bar(trainer, game, len(range(share[0], self.episodes, share[1]))) as advance:
+            mine = play(policy, game, self.episodes, seed, share=share, on_episode=advance, **rules)
         if trainer.world_size == 1:
             return mine
         most = -(-self.episodes // trainer.world_size)  # ranks may hold one episode less: gathering wants equal shapes
@@ -136,6 +132,37 @@ class Rollouts(Callback):
         table[: len(rows)] = torch.from_numpy(rows)
         gathered = module.all_gather(table).transpose(0, 1).reshape(-1, 3)[: self.episodes].cpu().numpy()
         return Returns(game, mine.protocol, gathered[:, 0], gathered[:, 1].astype(int), gathered[:, 2].astype(int))
+
+
+@contextmanager
+def episode_bar(trainer: pl.Trainer, game: str, episodes: int) -> Iterator[Callable[[float], None]]:
+    """A progress bar of episodes, beside Lightning's own where that is on the screen; none where bars are switched off.
+
+    Args:
+        trainer: of the run.
+        game: which is played.
+        episodes: how many this rank plays.
+
+    Yields:
+        What to call after each episode.
+    """
+    bar = trainer.progress_bar_callback
+    shown = getattr(bar, "progress", None)
+    if bar is None or not trainer.is_global_zero:
+        yield lambda value: None
+    elif isinstance(shown, Progress) and shown.live.is_started:
+        task = shown.add_task(f"Playing {game}", total=episodes)
+
+        def advance(value: float) -> None:
+            shown.advance(task)
+            shown.refresh()  # Lightning's bar is drawn only when it is told to
+
+        yield advance
+        shown.remove_task(task)
+    else:
+        with Progress(transient=True) as own:
+            task = own.add_task(f"Playing {game}", total=episodes)
+            yield lambda value: own.advance(task)
 
 
 class Film(Callback):

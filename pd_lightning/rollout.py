@@ -91,8 +91,8 @@ def episode_seeds(count: int, *key: int) -> np.ndarray:
 def one_thread() -> Iterator[None]:
     """One thread for what torch does on the CPU meanwhile.
 
-    A few dozen states are little to share out, and torch's threads wait by spinning: in the time that the emulator's own
-    threads would play in. Five times faster on two cores.
+    A few dozen states are little to share out, and torch's threads wait by spinning, in the time that the emulator's
+    own threads would play in: alone they are five times faster on two cores.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

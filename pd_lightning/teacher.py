@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from pd_lightning.atari import action_meanings
@@ -102,8 +102,9 @@ def save_teacher(network: QNetwork, path: str | os.PathLike[str], about: Mapping
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.part")
-    save_file(weights, part, metadata)
-    with part.open("rb") as file:
+    with part.open("wb") as file:  # not save_file: it would be readable by its owner alone
+        file.write(save(weights, metadata))
+        file.flush()
         os.fsync(file.fileno())
     part.replace(target)
     return target
