@@ -122,11 +122,23 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
+def is_over(checkpoint: Mapping[str, Any], trainer: pl.Trainer) -> bool:
+    """Whether a run that is resumed from a checkpoint has had all its updates or epochs already."""
+    try:
+        epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    except (KeyError, TypeError):
+        epochs = 0
+    limits = (trainer.max_steps, checkpoint.get("global_step", 0)), (trainer.max_epochs or -1, epochs)
+    return any(0 < limit <= done for limit, done in limits)
+
+
 def explicit_model_options(args: Sequence[str], files: Sequence[Path]) -> set[str]:
     """Which options of the model were given, as flags or in --config files; `class_path` is the class itself."""
     given: set[str] = set()
     for file in files:
-        given |= _keys((yaml.safe_load(file.read_text()) or {}).get("model"))
+        content = yaml.safe_load(file.read_text()) or {}
+        for part in (content, *(content.get(command) or {} for command in ("fit", "validate", "test"))):
+            given |= _keys(part.get("model"))
     words = iter(args)
     for word in words:
         if word.startswith(("--model.", "--model=")) or word == "--model":
@@ -158,6 +170,8 @@ def refuse_contradictions(path: Path, saved: Mapping[str, Any], model: Any, give
     Raises:
         CheckpointError: an option, or the model's class, is not what the checkpoint was trained with.
     """
+    if "_class_path" not in saved:
+        raise CheckpointError(f"{path}: does not name its class; name one that `python train.py fit` has written")
     for key, said, was in _pairs(saved, model, given):
         if said != was:
             raise CheckpointError(
@@ -168,8 +182,8 @@ def refuse_contradictions(path: Path, saved: Mapping[str, Any], model: Any, give
 
 
 def _pairs(saved: Mapping[str, Any], model: Any, given: set[str]) -> Iterator[tuple[str, Any, Any]]:
-    if "_class_path" in saved:  # always compared: another class cannot learn from these data
-        yield "", str(model.class_path).rsplit(".", 1)[-1], str(saved["_class_path"]).rsplit(".", 1)[-1]
+    # The class is always compared, given or not: another one cannot learn from these data.
+    yield "", str(model.class_path).rsplit(".", 1)[-1], str(saved["_class_path"]).rsplit(".", 1)[-1]
     for key in sorted(given & saved.keys() - {"games"}):  # games follow from the data
         yield f".{key}", model.init_args.get(key), saved[key]
 

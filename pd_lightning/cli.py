@@ -24,6 +24,7 @@ from pd_lightning.checkpoints import (
     Checkpoint,
     explicit_model_options,
     find_checkpoint,
+    is_over,
     read_checkpoint,
     refuse_contradictions,
     refuse_other_weights,
@@ -93,7 +94,7 @@ class DistillationCLI(LightningCLI):
         config = self.config[self.config.subcommand]
         words = sys.argv[1:] if args is None else args if isinstance(args, list) else []
         self.checkpoint: dict[str, Any] | None = None
-        self._checkpoint_updates = 0
+        self._checkpoint_updates, self._over = 0, False
         if config.get("ckpt_path"):
             folders = [Path(config.trainer.default_root_dir or ".", "lightning_logs").glob("*/checkpoints")]
             own = [Path(config.checkpoint.dirpath)] if config.checkpoint.dirpath else []
@@ -101,10 +102,10 @@ class DistillationCLI(LightningCLI):
             config.ckpt_path = str(path)
             self.checkpoint = read_checkpoint(path)
             self._checkpoint_updates = self.checkpoint.get("global_step", 0)
-            files = [Path(str(file)) for file in config.get("config") or []]
-            given = explicit_model_options(words, files)
+            files = [*(self.config.get("config") or []), *(config.get("config") or [])]
+            given = explicit_model_options(words, [Path(str(file)) for file in files])
             refuse_contradictions(path, self.checkpoint["hyper_parameters"], config.model, given)
-        elif any(word.startswith("--ckpt_path") for word in words):
+        elif re.search(r"--ckpt_path[= ](?!null\b)", " ".join(words)):
             fail("--ckpt_path is taken back by a --config after it: give --ckpt_path last")
 
     def before_instantiate_classes(self) -> None:
@@ -121,6 +122,7 @@ class DistillationCLI(LightningCLI):
             fail(str(our_own(error) or error))
         if self.checkpoint is not None:
             refuse_other_weights(Path(self.config[str(self.subcommand)].ckpt_path), self.checkpoint, self.model)
+            self._over = is_over(self.checkpoint, self.trainer)
             self.checkpoint = None  # its weights are read again, by Lightning
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
@@ -134,10 +136,10 @@ class DistillationCLI(LightningCLI):
     def before_fit(self) -> None:
         """Starts the clock of the final table; a run that is resumed after its end has nothing to do."""
         self._started = time.monotonic()
-        if 0 < self.trainer.max_steps <= self._checkpoint_updates:
+        if self._over:
             rank_zero_info(
-                f"{self.config.fit.ckpt_path} has had {self._checkpoint_updates} updates, --trainer.max_steps is "
-                f"{self.trainer.max_steps}: nothing is left to do; raise it, or score the checkpoint by `test`"
+                f"{self.config.fit.ckpt_path} has had all {self._checkpoint_updates} updates, nothing is left to do: "
+                "raise --trainer.max_steps or max_epochs, or score the checkpoint by `test`"
             )
             raise SystemExit(0)
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import io
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
-from jsonargparse import auto_cli
 from PIL import Image, ImageDraw
 
-from pd_lightning.atari import FRAME_SKIP, FRAMES_PER_SECOND, build, named_protocol
+from pd_lightning.atari import FRAME_SKIP, FRAMES_PER_SECOND, PROTOCOLS, build, named_protocol
 from pd_lightning.rollout import Policy, moments
-from pd_lightning.teacher import load_teacher
+from pd_lightning.teacher import TeacherError, load_teacher
 
 STEPS_PER_SECOND = FRAMES_PER_SECOND // FRAME_SKIP
 """One picture a step is real time."""
@@ -99,48 +98,34 @@ def gif(pictures: Iterable[np.ndarray], every: int = 2) -> bytes:
     return stream.getvalue()
 
 
-def make(
-    players: list[str],
-    output: str,
-    game: str | None = None,
-    seed: int = 0,
-    seconds: float = 20.0,
-    protocol: str = "paper",
-) -> None:
-    """Films players side by side in the same episode.
-
-    Args:
-        players: teacher files or checkpoints.
-        output: a file that ends in .gif or .mp4.
-        game: that they should play; an error if one plays another.
-        seed: of the episode.
-        seconds: at most so much play.
-        protocol: rules of play.
-
-    Raises:
-        ValueError: there are no players, or the output is neither kind of file.
-    """
-    if not players or not output.endswith((".gif", ".mp4")):
-        raise ValueError(f"{len(players)} players in {output}: name at least one, and a file that ends in .gif or .mp4")
-    agents = [load_teacher(path, game) for path in players]
-    steps = round(seconds * STEPS_PER_SECOND)
-    films = [film(a, a.game, seed, protocol=protocol, steps=steps, title=a.network.size) for a in agents]
-    pictures = side_by_side(films)
-    if output.endswith(".gif"):
-        Path(output).write_bytes(gif(pictures))
-    else:
-        write_mp4(Path(output), pictures)
-
-
-def main() -> int:
-    """The command line."""
+def main() -> None:
+    """`python -m pd_lightning.film PLAYER... --output FILE`: players side by side in the same episode."""
+    parser = argparse.ArgumentParser(prog="python -m pd_lightning.film", description="Films players side by side.")
+    parser.add_argument("players", nargs="+", help="teacher files or checkpoints of one game")
+    parser.add_argument("--output", required=True, type=Path, help="a file that ends in .gif or .mp4")
+    parser.add_argument("--seed", type=int, default=0, help="of the episode (default: 0)")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of play, at most (default: 20)")
+    parser.add_argument("--protocol", default="paper", choices=list(PROTOCOLS), help="rules of play (default: paper)")
+    options = parser.parse_args()
+    if options.output.suffix not in (".gif", ".mp4"):
+        parser.error(f"--output is {options.output}: choose a name that ends in .gif or .mp4")
     try:
-        auto_cli(make, prog="python -m pd_lightning.film")
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+        agents = [load_teacher(path) for path in options.players]
+    except TeacherError as error:
+        parser.error(str(error))
+    steps = max(1, round(options.seconds * STEPS_PER_SECOND))
+    pictures = side_by_side(
+        [
+            film(agent, agent.game, options.seed, protocol=options.protocol, steps=steps, title=agent.network.size)
+            for agent in agents
+        ]
+    )
+    if options.output.suffix == ".gif":
+        options.output.write_bytes(gif(pictures))
+    else:
+        write_mp4(options.output, pictures)
+    print(options.output)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

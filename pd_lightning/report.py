@@ -6,16 +6,16 @@ seed are one row; the interval is over all episodes of a row's runs, each run's 
 
 from __future__ import annotations
 
+import argparse
 import csv
-import sys
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import yaml
-from jsonargparse import auto_cli
 
+from pd_lightning.blocks import ShardError
 from pd_lightning.datamodule import open_game
 from pd_lightning.scores import interval
 
@@ -99,25 +99,25 @@ def scores_table(runs: list[Run], teachers: dict[str, float]) -> str:
     return "\n".join(lines)
 
 
-def report(runs: list[str], root: str = "datasets") -> None:
-    """Prints the scores of runs as a Markdown table.
-
-    Args:
-        runs: their folders.
-        root: of the datasets; the teachers' returns are the means of the recorded episodes there.
-    """
-    found = [read_run(Path(run)) for run in runs]
-    games = sorted({game for run in found for game in run.returns})
-    teachers = {
-        game: float(np.concatenate([shard.returns for shard in open_game(Path(root) / game, game, False)]).mean())
-        for game in games
-        if (Path(root) / game).is_dir()
-    }
+def main() -> None:
+    """`python -m pd_lightning.report RUN...`: the scores of runs as a Markdown table."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pd_lightning.report", description="Scores of runs as Markdown."
+    )
+    parser.add_argument("runs", nargs="+", type=Path, help="folders of runs, such as lightning_logs/version_0")
+    parser.add_argument(
+        "--root", type=Path, default=Path("datasets"), help="the datasets: teachers' returns are their episodes' means"
+    )
+    options = parser.parse_args()
+    try:
+        found = [read_run(run) for run in options.runs]
+        games = sorted({game for run in found for game in run.returns})
+        recorded = {g: open_game(options.root / g, g, allow_mixed=False) for g in games if (options.root / g).is_dir()}
+    except (ReportError, ShardError) as error:
+        parser.error(str(error))
+    teachers = {g: float(np.concatenate([shard.returns for shard in shards]).mean()) for g, shards in recorded.items()}
     print(scores_table(found, teachers))
 
 
 if __name__ == "__main__":
-    try:
-        auto_cli(report, prog="python -m pd_lightning.report")
-    except ReportError as error:
-        sys.exit(f"error: {error}")
+    main()

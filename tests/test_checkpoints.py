@@ -19,6 +19,7 @@ from pd_lightning.checkpoints import (
     CheckpointError,
     explicit_model_options,
     find_checkpoint,
+    is_over,
     read_checkpoint,
     refuse_contradictions,
 )
@@ -123,6 +124,16 @@ def test_a_score_that_nobody_measures_is_an_error_that_lists_those_there_are(dat
     trainer = trainer_of(tmp_path, 4, Checkpoint("val/breakout/kl"), val_check_interval=2, check_val_every_n_epoch=None)
     with pytest.raises(ValueError, match="choose one of val/pong/agreement, val/pong/kl, val/pong/loss"):
         trainer.fit(PolicyDistillation(data.actions, size="net3"), datamodule=data)
+
+
+@pytest.mark.parametrize(
+    ("updates", "epochs", "max_steps", "max_epochs", "over"),
+    [(4, 0, 4, None, True), (5, 0, 4, -1, True), (3, 0, 4, -1, False), (9, 2, -1, 2, True), (9, 1, -1, 2, False)],
+)
+def test_a_run_is_over_when_it_has_had_all_its_updates_or_epochs(updates, epochs, max_steps, max_epochs, over):
+    trainer = pl.Trainer(accelerator="cpu", max_steps=max_steps, max_epochs=max_epochs, logger=False)
+    loops = {"fit_loop": {"epoch_progress": {"current": {"processed": epochs}}}}
+    assert is_over({"global_step": updates, "loops": loops}, trainer) is over
 
 
 def test_last_and_best_are_the_newest_files_of_these_names(tmp_path):

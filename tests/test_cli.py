@@ -14,11 +14,14 @@ import yaml
 from pd_lightning.atari import PROTOCOLS, Protocol
 from pd_lightning.blocks import Shard
 from pd_lightning.blocks.contract import digest, stored_attributes
-from pd_lightning.cli import fastest_precision, main, our_own
+from pd_lightning.cli import main, our_own
+from pd_lightning.machine import fastest_precision
 
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 CALM = ["--rollouts.at_start=false", "--rollouts.at_end=false", "--film.enabled=false"]
 TINY = ["--data.batch_size=64", "--data.threads=1", "--model.size=net3", "--trainer.max_steps=2", *CALM, *QUIET]
+
+LONGER = ["--trainer.max_steps=4"]
 
 
 @pytest.fixture(autouse=True)
@@ -216,6 +219,16 @@ class TestCheckpoints:
         words = ["fit", f"--data.root={datasets}", f"--ckpt_path={last}", "--config=run.yaml"]
         refused(*words, reasons=["--ckpt_path is taken back by a --config after it"])
 
+    def test_a_configuration_of_the_whole_program_counts_too(self, datasets, last, refused):
+        student = {"class_path": "pd_lightning.distillation.PolicyDistillation", "init_args": {"size": "net1"}}
+        Path("all.yaml").write_text(yaml.safe_dump({"fit": {"model": student}}))
+        words = ["-c", "all.yaml", "fit", f"--data.root={datasets}", f"--ckpt_path={last}"]
+        refused(*words, reasons=["--model.size is net1", "was trained with net3"])
+
+    def test_a_checkpoint_that_no_fit_has_written_is_refused(self, datasets, last, refused):
+        file = changed(last, "x.ckpt", lambda content: content["hyper_parameters"].pop("_class_path"))
+        refused("test", f"--data.root={datasets}", f"--ckpt_path={file}", reasons=[file, "does not name its class"])
+
     def test_a_checkpoint_of_another_class_is_refused(self, datasets, last, refused):
         teacher = {"_class_path": "pd_lightning.pqn.PQN"}
         file = changed(last, "pqn.ckpt", lambda content: content["hyper_parameters"].update(teacher))
@@ -259,21 +272,12 @@ class TestCheckpoints:
         with pytest.raises(SystemExit) as stopped:
             main(["fit", f"--data.root={datasets}", f"--ckpt_path={last}", *TINY])
         assert stopped.value.code == 0
-        assert f"{last} has had 2 updates, --trainer.max_steps is 2: nothing is left to do" in caplog.text
+        assert f"{last} has had all 2 updates, nothing is left to do" in caplog.text
         assert not list(tmp_path.iterdir())
 
     def test_other_data_settings_than_those_of_the_order_cannot_resume(self, datasets, last, capsys):
         with pytest.raises(SystemExit):
-            main(
-                [
-                    "fit",
-                    f"--data.root={datasets}",
-                    f"--ckpt_path={last}",
-                    *TINY,
-                    "--trainer.max_steps=4",
-                    "--data.seed=1",
-                ]
-            )
+            main(["fit", f"--data.root={datasets}", f"--ckpt_path={last}", *TINY, *LONGER, "--data.seed=1"])
         err = capsys.readouterr().err
         assert err.startswith("error: cannot resume: seed was 0 in the checkpoint and is 1 now")
         assert err.count("\n") == 1

@@ -17,6 +17,11 @@ GROUPS = {"trainer": pl.Trainer, "rollouts": Rollouts, "checkpoint": Checkpoint,
 NAMES = [file.stem for file in FILES]
 
 
+@pytest.fixture(autouse=True)
+def _as_if_in_a_shell(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["train.py"])
+
+
 def resolved(capsys, *words):
     """The whole configuration of a fit, as the command line understands it."""
     with pytest.raises(SystemExit) as stopped:
