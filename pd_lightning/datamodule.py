@@ -16,7 +16,8 @@ from pytorch_lightning.utilities import CombinedLoader
 from torch import Tensor
 
 from pd_lightning.blocks import CHUNK, Shard, ShardError, find_shards
-from pd_lightning.streaming import Batch, Blocks, Stream, held_out
+from pd_lightning.streaming import Batch, Stream, held_out
+from pd_lightning.window import Blocks
 
 STATISTICS_BLOCKS = 256
 """How many blocks, spread evenly over a recording, its mean image is taken from."""

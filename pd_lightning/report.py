@@ -101,9 +101,7 @@ def scores_table(runs: list[Run], teachers: dict[str, float]) -> str:
 
 def main() -> None:
     """`python -m pd_lightning.report RUN...`: the scores of runs as a Markdown table."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pd_lightning.report", description="Scores of runs as Markdown."
-    )
+    parser = argparse.ArgumentParser(prog="python -m pd_lightning.report", description="Scores of runs as Markdown.")
     parser.add_argument("runs", nargs="+", type=Path, help="folders of runs, such as lightning_logs/version_0")
     parser.add_argument(
         "--root", type=Path, default=Path("datasets"), help="the datasets: teachers' returns are their episodes' means"

@@ -17,7 +17,8 @@ import torch
 
 from pd_lightning import streaming
 from pd_lightning.blocks import CHUNK, Shard, ShardError, find_shards
-from pd_lightning.streaming import Blocks, BufferPool, Stream, held_out
+from pd_lightning.streaming import Stream, held_out
+from pd_lightning.window import Blocks, BufferPool
 
 BLOCK_BYTES = int(np.prod(CHUNK))
 ONE, MANY = 2**30, 10 * BLOCK_BYTES  # memory for one window, and for two of five blocks: five windows of pong's 24
