@@ -31,7 +31,7 @@ SEEDS = {"fit": 2, "test": 3}
 class Rollouts(Callback):
     """Plays every game with the network being trained: before the first update, during fit, at its end, in test.
 
-    Episodes are dealt over the ranks, and every rank logs the same numbers. The module must have `policy(game)`.
+    Episodes are dealt over the ranks, and every rank logs the same numbers. The module must have `policies()`.
 
     Args:
         every_n_updates: how often during fit, in optimizer steps; 0 for never.
@@ -93,7 +93,7 @@ class Rollouts(Callback):
 
     def _play(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
         """Plays all games and logs; once for each number of updates."""
-        if stage == "fit" and self._played_at == trainer.global_step:
+        if trainer.fast_dev_run or (stage == "fit" and self._played_at == trainer.global_step):  # pyright: ignore[reportAttributeAccessIssue]
             return
         self._played_at = trainer.global_step
         updates = trainer.global_step + self.updates_before
@@ -103,7 +103,7 @@ class Rollouts(Callback):
         self.scores = {game: self._score(trainer, module, game, policy, stage) for game, policy in games.items()}
         module.train(training)
         recorded = getattr(trainer.datamodule, "teacher_returns", None)  # pyright: ignore[reportAttributeAccessIssue]
-        metrics = rollout_metrics(self.scores, recorded(self.protocol) if recorded else {})
+        metrics = rollout_metrics(self.scores, recorded(self.protocol, self.fire) if recorded else {})
         for logger in trainer.loggers:
             logger.log_metrics(metrics, updates)
         trainer.callback_metrics.update({key: torch.tensor(value) for key, value in metrics.items()})
@@ -111,7 +111,7 @@ class Rollouts(Callback):
             if isinstance(callback, Checkpoint):
                 callback.judge(trainer, "rollout/")
         folder = trainer.log_dir  # asks all ranks
-        if trainer.is_global_zero and folder:
+        if trainer.is_global_zero and folder and trainer.loggers:
             append_returns(Path(folder) / "returns.csv", updates, self.scores)
         for game, returns in self.scores.items() if trainer.is_global_zero else ():
             low, high = returns.interval
@@ -131,7 +131,8 @@ class Rollouts(Callback):
         rows = np.stack([mine.values, mine.steps, mine.seeds], 1)
         table[: len(rows)] = torch.from_numpy(rows)
         gathered = module.all_gather(table).transpose(0, 1).reshape(-1, 3)[: self.episodes].cpu().numpy()
-        return Returns(game, mine.protocol, gathered[:, 0], gathered[:, 1].astype(int), gathered[:, 2].astype(int))
+        steps, seeds = gathered[:, 1:].T.astype(int)
+        return Returns(game, mine.protocol, gathered[:, 0], steps, seeds, self.fire)
 
 
 @contextmanager
@@ -188,7 +189,7 @@ class Film(Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Plays and films, on the first rank alone."""
         folder = trainer.log_dir  # asks all ranks
-        if self.enabled and trainer.is_global_zero and folder:
+        if self.enabled and trainer.is_global_zero and folder and trainer.loggers:
             for game, policy in pl_module.policies().items():  # pyright: ignore[reportCallIssue]
                 pictures = film(
                     policy, game, self.seed, protocol=self.protocol, fire=self.fire, steps=self.steps, title=game
@@ -219,7 +220,7 @@ def rollout_metrics(scores: dict[str, Returns], teachers: dict[str, float]) -> d
         if game in teachers:
             metrics[f"rollout/{game}/percent_of_teacher"] = percent_of_teacher(returns.mean, teachers[game])
     percents = [metrics[f"rollout/{game}/percent_of_teacher"] for game in scores if game in teachers]
-    if percents:
+    if percents and len(percents) == len(scores):  # of some games only it would be another number under the same name
         metrics["rollout/geometric_mean_percent"] = geometric_mean(percents)
     return metrics
 

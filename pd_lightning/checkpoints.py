@@ -6,6 +6,7 @@ untrained weights are used; here both are errors.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -73,9 +74,21 @@ class Checkpoint(ModelCheckpoint):
             known = ", ".join(sorted(key for key in scores if key.startswith(MEASURED)))
             raise ValueError(f"checkpoint.monitor is {self.score_key!r}: choose one of {known}")
         score = float(scores[self.score_key])
+        if math.isnan(score):  # a percentage of nothing, say: neither better nor worse
+            return
         if self.best_score is None or self.sign * score > self.sign * self.best_score:
-            self.best_score = score
-            trainer.save_checkpoint(Path(self.dirpath or ".") / "best.ckpt", weights_only=False)
+            self.best_score, path = score, Path(self.dirpath or ".") / "best.ckpt"
+            trainer.save_checkpoint(path, weights_only=False)
+            self.best_model_path = str(path)  # what trainer.test(ckpt_path="best") takes
+
+    def state_dict(self) -> dict[str, Any]:
+        """Lightning's, and the score that is to be beaten."""
+        return {**super().state_dict(), "best_score": self.best_score}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As it was saved."""
+        super().load_state_dict(state_dict)
+        self.best_score = state_dict.get("best_score")
 
 
 def find_checkpoint(name: str, folders: Sequence[Path]) -> Path:

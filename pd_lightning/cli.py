@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import pytorch_lightning as pl
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from lightning_utilities.core.rank_zero import rank_zero_info
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_only
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from rich.console import Console
@@ -100,6 +100,7 @@ class DistillationCLI(LightningCLI):
             own = [Path(config.checkpoint.dirpath)] if config.checkpoint.dirpath else []
             path = find_checkpoint(str(config.ckpt_path), own or [folder for found in folders for folder in found])
             config.ckpt_path = str(path)
+            rank_zero_info(f"checkpoint: {path}")
             self.checkpoint = read_checkpoint(path)
             self._checkpoint_updates = self.checkpoint.get("global_step", 0)
             files = [*(self.config.get("config") or []), *(config.get("config") or [])]
@@ -130,6 +131,7 @@ class DistillationCLI(LightningCLI):
         trainer = self._get(self.config_init, "trainer")
         if trainer.get("logger") in (None, True):
             board = TensorBoardLogger(trainer.get("default_root_dir") or ".", "lightning_logs")
+            claim_version(board)
             kwargs["logger"] = [board, CSVLogger(board.root_dir, "", board.version)]
         return super().instantiate_trainer(**kwargs)
 
@@ -206,6 +208,17 @@ class DistillationCLI(LightningCLI):
         return [*found, ("logs", Path(folder))] if folder else found
 
 
+@rank_zero_only
+def claim_version(logger: TensorBoardLogger) -> None:
+    """Makes the run's folder at once, so that runs started together do not write into one."""
+    while True:
+        try:
+            Path(logger.log_dir).mkdir(parents=True)
+            return
+        except FileExistsError:
+            logger._version = int(logger.version) + 1
+
+
 def score_metadata(returns: Returns | None) -> dict[str, object]:
     """What a teacher file says of its score."""
     if returns is None:
@@ -222,8 +235,8 @@ def score_metadata(returns: Returns | None) -> dict[str, object]:
 def our_own(error: BaseException | None) -> BaseException | None:
     """The error, or its cause, that this package raised itself: such messages say what to do."""
     while error is not None:
-        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-        if frame.f_globals["__name__"].startswith("pd_lightning."):
+        *_, frame = [None, *(frame for frame, _ in traceback.walk_tb(error.__traceback__))]
+        if frame is not None and frame.f_globals["__name__"].startswith("pd_lightning."):
             return error
         error = error.__cause__
     return None

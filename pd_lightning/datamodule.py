@@ -84,6 +84,8 @@ class TeacherDatasets(pl.LightningDataModule):
         super().__init__()
         if not games or len(set(games)) != len(games):
             raise ValueError(f"games is {games}: name at least one, and each once")
+        if seed < 0:
+            raise ValueError(f"seed is {seed}: choose --data.seed of 0 or more")
         self.root, self.games = Path(root), list(games)
         # Plain numbers, also where a notebook gave numpy's: a checkpoint with anything else does not load.
         self.batch_size, self.memory, self.validation = int(batch_size), float(memory), float(validation)
@@ -95,15 +97,15 @@ class TeacherDatasets(pl.LightningDataModule):
         self.actions = {game: len(self.shards[game][0].header.action_meanings) for game in games}
         self.streams: dict[str, Stream] = {}
 
-    def teacher_returns(self, protocol: str) -> dict[str, float]:
-        """Mean return of the recorded episodes of each game that was recorded under `protocol`.
+    def teacher_returns(self, protocol: str, fire: bool = False) -> dict[str, float]:
+        """Mean return of the recorded episodes of each game that was recorded under `protocol` and this rule of FIRE.
 
         What students are compared with; scores under different rules do not compare, so other games are left out.
         """
         return {
             game: float(np.concatenate([shard.returns for shard in shards]).mean())
             for game, shards in self.shards.items()
-            if all(shard.header.protocol == protocol for shard in shards)
+            if all((shard.header.protocol, shard.header.fire) == (protocol, fire) for shard in shards)
         }
 
     def statistics(self) -> dict[str, tuple[Tensor, float]]:

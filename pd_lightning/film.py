@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import imageio.v3 as iio
+import imageio.v2 as imageio
 import numpy as np
 from PIL import Image, ImageDraw
 
@@ -81,11 +81,13 @@ def side_by_side(films: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def write_mp4(path: Path, pictures: np.ndarray) -> None:
-    """Writes pictures uint8 [n, H, W, 3] as an mp4 in real time, whole or not at all."""
+    """Writes pictures uint8 [n, H, W, 3] as an mp4 in real time, twice as large, whole or not at all."""
     part = path.with_name(f".part-{path.name}")
-    doubled = pictures.repeat(2, axis=1).repeat(2, axis=2)
     # macro_block_size=2: 464x320 need not be padded to multiples of 16
-    iio.imwrite(part, doubled, fps=STEPS_PER_SECOND, codec="libx264", macro_block_size=2, plugin="FFMPEG")
+    settings = {"fps": STEPS_PER_SECOND, "codec": "libx264", "macro_block_size": 2}
+    with imageio.get_writer(part, format="FFMPEG", mode="I", **settings) as writer:
+        for picture in pictures:
+            writer.append_data(picture.repeat(2, axis=0).repeat(2, axis=1))  # pyright: ignore[reportAttributeAccessIssue]
     part.replace(path)
 
 

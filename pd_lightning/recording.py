@@ -136,7 +136,7 @@ def record(
     """Records a teacher's play: states, Q-values, actions and rewards, in shards of about an hour.
 
     Shards that are complete are kept, so the same command continues an interrupted recording, and a larger --hours
-    extends a finished one.
+    extends a finished one of whole hours.
 
     Args:
         game: the game, in the emulator's snake case (ms_pacman).

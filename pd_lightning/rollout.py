@@ -54,6 +54,7 @@ class Returns:
         values: return of each episode, float64 [n].
         steps: length of each episode in decisions, int64 [n].
         seeds: seed of each episode, int64 [n]; `moments` with some of them plays those again.
+        fire: whether FIRE was pressed for the player.
     """
 
     game: str
@@ -61,6 +62,7 @@ class Returns:
     values: np.ndarray
     steps: np.ndarray
     seeds: np.ndarray
+    fire: bool = False
 
     @property
     def mean(self) -> float:
@@ -192,4 +194,4 @@ def play(
         if on_episode:
             for value in values[moment.episodes[moment.ended]].tolist():
                 on_episode(value)
-    return Returns(game, protocol, values, steps, seeds)
+    return Returns(game, protocol, values, steps, seeds, fire)

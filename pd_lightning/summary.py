@@ -30,7 +30,8 @@ def results_table(
     parameters = parameter_count(network)
     share = 100 * parameters / parameter_count(QNetwork(network.games, "dqn"))
     protocol = next((returns.protocol for returns in scores.values()), "")
-    teachers: Mapping[str, float] = data.teacher_returns(protocol) if hasattr(data, "teacher_returns") else {}
+    fire = next((returns.fire for returns in scores.values()), False)
+    teachers: Mapping[str, float] = data.teacher_returns(protocol, fire) if hasattr(data, "teacher_returns") else {}
     table = Table(
         title=f"{network.size}, protocol {protocol}" if scores else network.size,
         box=box.SIMPLE_HEAD,

@@ -187,7 +187,8 @@ def _from_checkpoint(file: Path) -> Teacher:
     state, settings = parts
     prefix = next((p for p in PREFIXES if any(name.startswith(p) for name in state)), None)
     games, size = settings.get("games"), settings.get("size")
-    if prefix is None or not isinstance(games, dict) or size not in SIZES:
+    fits = isinstance(games, dict) and all(isinstance(a, int) and 0 < a < 256 for a in games.values())
+    if prefix is None or not isinstance(games, dict) or not fits or size not in SIZES:
         raise TeacherError(f"{file}: not a checkpoint of PQN or PolicyDistillation; name a .ckpt of pd_lightning")
     network = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
     about = {"updates": str(checkpoint.get("global_step"))}

@@ -62,6 +62,11 @@ def test_the_readmes_python_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert -21 <= mean <= 21
 
 
+@pytest.mark.parametrize("name", ["README.md", "RESULTS.md", "datasets/README.md", "CHANGELOG.md"])
+def test_no_figure_is_missing(name: str) -> None:
+    assert "@@" not in (ROOT / name).read_text()
+
+
 def test_files_that_the_readme_names_exist() -> None:
     for name in re.findall(r"`(pd_lightning/[\w/]+(?:\.py|\.yaml|/))`", README) + re.findall(
         r"\]\((?!http)([^)]+)\)", README
@@ -70,6 +75,7 @@ def test_files_that_the_readme_names_exist() -> None:
 
 
 def test_every_logged_key_of_the_design_is_defined_in_the_readme() -> None:
-    for key in ("rollout/<game>/return", "rollout/<game>/return_std", "rollout/<game>/percent_of_teacher",
-                "rollout/geometric_mean_percent", "val/<game>/agreement", "val/<game>/kl", "val/<game>/loss"):  # fmt: skip
+    rollout = ("<game>/return", "<game>/return_std", "<game>/percent_of_teacher", "geometric_mean_percent")
+    keys = [f"rollout/{name}" for name in rollout] + [f"val/<game>/{name}" for name in ("agreement", "kl", "loss")]
+    for key in keys:
         assert f"| `{key}` |" in README
