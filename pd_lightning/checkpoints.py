@@ -77,9 +77,8 @@ class Checkpoint(ModelCheckpoint):
         if math.isnan(score):  # a percentage of nothing, say: neither better nor worse
             return
         if self.best_score is None or self.sign * score > self.sign * self.best_score:
-            self.best_score, path = score, Path(self.dirpath or ".") / "best.ckpt"
-            trainer.save_checkpoint(path, weights_only=False)
-            self.best_model_path = str(path)  # what trainer.test(ckpt_path="best") takes
+            self.best_score = score
+            trainer.save_checkpoint(Path(self.dirpath or ".") / "best.ckpt", weights_only=False)
 
     def state_dict(self) -> dict[str, Any]:
         """Lightning's, and the score that is to be beaten."""

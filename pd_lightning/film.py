@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from PIL import Image, ImageDraw
 
 from pd_lightning.atari import FRAME_SKIP, FRAMES_PER_SECOND, PROTOCOLS, build, named_protocol
 from pd_lightning.rollout import Policy, moments
-from pd_lightning.teacher import TeacherError, load_teacher
+from pd_lightning.teacher import load_teacher
 
 STEPS_PER_SECOND = FRAMES_PER_SECOND // FRAME_SKIP
 """One picture a step is real time."""
@@ -100,34 +101,33 @@ def gif(pictures: Iterable[np.ndarray], every: int = 2) -> bytes:
     return stream.getvalue()
 
 
-def main() -> None:
-    """`python -m pd_lightning.film PLAYER... --output FILE`: players side by side in the same episode."""
+def main() -> int:
+    """`python -m pd_lightning.film PLAYER... --output FILE`: players side by side, in episodes of one seed."""
     parser = argparse.ArgumentParser(prog="python -m pd_lightning.film", description="Films players side by side.")
     parser.add_argument("players", nargs="+", help="teacher files or checkpoints of one game")
     parser.add_argument("--output", required=True, type=Path, help="a file that ends in .gif or .mp4")
+    parser.add_argument("--game", help="refuse players of another game (default: whatever they play)")
     parser.add_argument("--seed", type=int, default=0, help="of the episode (default: 0)")
     parser.add_argument("--seconds", type=float, default=20.0, help="of play, at most (default: 20)")
     parser.add_argument("--protocol", default="paper", choices=list(PROTOCOLS), help="rules of play (default: paper)")
     options = parser.parse_args()
-    if options.output.suffix not in (".gif", ".mp4"):
-        parser.error(f"--output is {options.output}: choose a name that ends in .gif or .mp4")
     try:
-        agents = [load_teacher(path) for path in options.players]
-    except TeacherError as error:
-        parser.error(str(error))
-    steps = max(1, round(options.seconds * STEPS_PER_SECOND))
-    pictures = side_by_side(
-        [
-            film(agent, agent.game, options.seed, protocol=options.protocol, steps=steps, title=agent.network.size)
-            for agent in agents
-        ]
-    )
+        if options.output.suffix not in (".gif", ".mp4"):
+            raise ValueError(f"--output is {options.output}: choose a name that ends in .gif or .mp4")
+        agents = [load_teacher(path, options.game) for path in options.players]
+        steps = round(options.seconds * STEPS_PER_SECOND)
+        rules = {"protocol": options.protocol, "steps": steps}
+        films = [film(agent, agent.game, options.seed, title=agent.network.size, **rules) for agent in agents]
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     if options.output.suffix == ".gif":
-        options.output.write_bytes(gif(pictures))
+        options.output.write_bytes(gif(side_by_side(films)))
     else:
-        write_mp4(options.output, pictures)
+        write_mp4(options.output, side_by_side(films))
     print(options.output)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

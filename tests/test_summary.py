@@ -17,7 +17,7 @@ from pd_lightning.summary import results_table
 class Data:
     """Teachers that were recorded under the protocol `paper`."""
 
-    def teacher_returns(self, protocol):
+    def teacher_returns(self, protocol, fire=False):
         return {"pong": 20.0, "freeway": -3.0} if protocol == "paper" else {}
 
 
