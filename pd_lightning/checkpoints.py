@@ -78,6 +78,7 @@ class Checkpoint(ModelCheckpoint):
             return
         if self.best_score is None or self.sign * score > self.sign * self.best_score:
             self.best_score = score
+            # `best_model_path` is left alone: Lightning would delete that file when it saves newer weights.
             trainer.save_checkpoint(Path(self.dirpath or ".") / "best.ckpt", weights_only=False)
 
     def state_dict(self) -> dict[str, Any]:

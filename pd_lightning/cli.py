@@ -131,9 +131,15 @@ class DistillationCLI(LightningCLI):
         trainer = self._get(self.config_init, "trainer")
         if trainer.get("logger") in (None, True):
             board = TensorBoardLogger(trainer.get("default_root_dir") or ".", "lightning_logs")
-            claim_version(board)
             kwargs["logger"] = [board, CSVLogger(board.root_dir, "", board.version)]
         return super().instantiate_trainer(**kwargs)
+
+    def _claim_folder(self) -> None:
+        """Makes the run's folder, when nothing is left to refuse."""
+        match self.trainer.loggers:
+            case [TensorBoardLogger() as board, CSVLogger() as table] if Path(table.root_dir) == Path(board.root_dir):
+                claim_version(board)
+                table._version = board.version
 
     def before_fit(self) -> None:
         """Starts the clock of the final table; a run that is resumed after its end has nothing to do."""
@@ -144,6 +150,7 @@ class DistillationCLI(LightningCLI):
                 "raise --trainer.max_steps or max_epochs, or score the checkpoint by `test`"
             )
             raise SystemExit(0)
+        self._claim_folder()
 
     def after_fit(self) -> None:
         """Keeps the last weights, prints the table and where everything is."""
@@ -161,6 +168,7 @@ class DistillationCLI(LightningCLI):
         """Refuses to score a network that was never trained."""
         if not self.config[str(self.subcommand)].get("ckpt_path"):
             fail(f"{self.subcommand} scores a checkpoint: give --ckpt_path PATH, or `last` for the newest run's")
+        self._claim_folder()
 
     def before_test(self) -> None:
         """As before validation; and the scores are those of a network that was trained so long."""

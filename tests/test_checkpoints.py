@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 from jsonargparse import Namespace
 from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -86,6 +87,28 @@ def test_the_best_weights_by_return_are_those_that_were_played_and_not_later_one
 def test_less_is_better_where_asked_for(tmp_path, monkeypatch):
     returns, best = cross(tmp_path, monkeypatch, {0, 2}, "min")
     assert (best["global_step"], returns[4]) == (4, 0)
+
+
+@pytest.mark.parametrize("walks", [[8], []])
+def test_a_resumed_run_has_the_score_of_the_first_one_to_beat(walks, tmp_path, monkeypatch):
+    cross(tmp_path, monkeypatch, {4}, "max")
+    last = tmp_path / "version_0" / "checkpoints" / "last.ckpt"
+    assert read_checkpoint(last)["global_step"] == 6
+    play = Rollouts(every_n_updates=2, episodes=1, protocol="short")
+    keep = Checkpoint("rollout/freeway/return", "max", every_n_train_steps=3, dirpath=tmp_path / "new")
+    trainer = trainer_of(tmp_path / "again", 8, play, keep)
+    trainer.fit(Chicken(walks), DataLoader([torch.zeros(1)] * 10), ckpt_path=last)  # pyright: ignore
+    assert (tmp_path / "new" / "last.ckpt").exists()
+    assert not (tmp_path / "new" / "best.ckpt").exists()  # as good as before is not better
+
+
+def test_a_score_that_is_no_number_is_never_the_best():
+    keep = Checkpoint("rollout/pong/percent_of_teacher")
+    trainer = pl.Trainer(accelerator="cpu", logger=False, callbacks=[keep])
+    trainer.state.fn = TrainerFn.FITTING
+    trainer.callback_metrics["rollout/pong/percent_of_teacher"] = torch.tensor(torch.nan)
+    keep.judge(trainer, "rollout/")  # nothing to save: there is no model
+    assert keep.best_score is None
 
 
 @pytest.mark.parametrize(("key", "mode"), [("val/pong/agreement", "max"), ("val/pong/loss", "min")])

@@ -14,7 +14,7 @@ import yaml
 from pd_lightning.atari import PROTOCOLS, Protocol
 from pd_lightning.blocks import Shard
 from pd_lightning.blocks.contract import digest, stored_attributes
-from pd_lightning.cli import main, our_own
+from pd_lightning.cli import DistillationCLI, main, our_own
 from pd_lightning.machine import fastest_precision
 
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
@@ -163,6 +163,19 @@ class TestPassesOn:
         for name, value in first.items():
             assert torch.equal(value, second[name])  # the same command, the same student
 
+    def test_a_run_that_is_started_at_the_same_time_has_a_folder_of_its_own(self, datasets, tmp_path, monkeypatch):
+        start = DistillationCLI.before_fit
+
+        def another_was_faster(cli):
+            Path("lightning_logs/version_0").mkdir(parents=True)
+            start(cli)
+
+        monkeypatch.setattr(DistillationCLI, "before_fit", another_was_faster)
+        main(["fit", f"--data.root={datasets}", *TINY])
+        assert not list(Path("lightning_logs/version_0").iterdir())
+        left = {path.name.split(".")[0] for path in Path("lightning_logs/version_1").iterdir()}
+        assert left == {"config", "metrics", "hparams", "checkpoints", "events"}
+
     def test_the_precision_is_the_fastest_of_the_machine_unless_one_is_given(self, datasets, trained, tmp_path):
         chosen = yaml.safe_load((trained / "config.yaml").read_text())["trainer"]["precision"]
         assert chosen == fastest_precision("auto")
@@ -172,8 +185,15 @@ class TestPassesOn:
         assert yaml.safe_load(next(tmp_path.rglob("config.yaml")).read_text())["trainer"]["precision"] == "64-true"
 
     def test_a_run_can_be_dry(self, datasets, tmp_path):
-        main(["fit", f"--data.root={datasets}", *TINY, "--trainer.fast_dev_run=true"])
-        assert not list(tmp_path.rglob("*.ckpt"))
+        play = ["--rollouts.at_start=true", "--rollouts.at_end=true", "--film.enabled=true"]
+        main(["fit", f"--data.root={datasets}", *TINY, *play, "--trainer.fast_dev_run=true"])
+        assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+    def test_without_loggers_nothing_is_logged(self, datasets, tmp_path):
+        play = ["--rollouts.at_end=true", "--rollouts.protocol=blink", "--rollouts.episodes=1", "--film.enabled=true"]
+        main(["fit", f"--data.root={datasets}", *TINY, *play, "--trainer.logger=false"])
+        left = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+        assert left == {"config.yaml", "last.ckpt"}
 
 
 class TestCheckpoints:

@@ -15,15 +15,15 @@ from pd_lightning.summary import results_table
 
 
 class Data:
-    """Teachers that were recorded under the protocol `paper`."""
+    """Teachers that were recorded under the protocol `paper`, without anybody pressing FIRE for them."""
 
-    def teacher_returns(self, protocol, fire=False):
-        return {"pong": 20.0, "freeway": -3.0} if protocol == "paper" else {}
+    def teacher_returns(self, protocol, fire):
+        return {"pong": 20.0, "freeway": -3.0} if (protocol, fire) == ("paper", False) else {}
 
 
-def returns(game, *values, protocol="paper"):
+def returns(game, *values, protocol="paper", fire=False):
     count = len(values)
-    return Returns(game, protocol, np.array(values, float), np.full(count, 9), np.arange(count))
+    return Returns(game, protocol, np.array(values, float), np.full(count, 9), np.arange(count), fire)
 
 
 def rows(scores, model, data=None, metrics=None, seconds=12.3):
@@ -75,6 +75,8 @@ def test_one_episode_has_no_interval(student):
 def test_a_teacher_recorded_under_other_rules_is_no_yardstick(student):
     title, lines = rows({"pong": returns("pong", 7.0, 9.0, protocol="machado")}, student)
     assert title == "net1, protocol machado"
+    assert (lines["pong"]["teacher"], lines["pong"]["of teacher"]) == ("-", "-")
+    lines = rows({"pong": returns("pong", 7.0, 9.0, fire=True)}, student)[1]
     assert (lines["pong"]["teacher"], lines["pong"]["of teacher"]) == ("-", "-")
 
 
