@@ -86,6 +86,11 @@ class TeacherDatasets(pl.LightningDataModule):
             raise ValueError(f"games is {games}: name at least one, and each once")
         if seed < 0:
             raise ValueError(f"seed is {seed}: choose --data.seed of 0 or more")
+        if threads < 0 or batch_size < 1 or not memory > 0:
+            raise ValueError(
+                f"threads, batch_size and memory are {threads}, {batch_size} and {memory}: choose at least 0, "
+                "at least 1, and more than 0 GiB"
+            )
         self.root, self.games = Path(root), list(games)
         # Plain numbers, also where a notebook gave numpy's: a checkpoint with anything else does not load.
         self.batch_size, self.memory, self.validation = int(batch_size), float(memory), float(validation)
