@@ -5,6 +5,7 @@ from pathlib import Path
 
 import ale_py
 import pytest
+import pytorch_lightning as pl
 import torch
 
 from pd_lightning import __version__
@@ -22,6 +23,17 @@ def _alone(tmp_path, monkeypatch):
     """One thread, as the machine may be busy; and a folder of its own, as Lightning leaves its logs where it runs."""
     torch.set_num_threads(1)
     monkeypatch.chdir(tmp_path)
+
+
+def quiet_trainer(**options) -> pl.Trainer:
+    """A trainer of one epoch on the CPU that shows and writes nothing; `options` are what should be different."""
+    quiet = {
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+    }
+    return pl.Trainer(**{"accelerator": "cpu", "devices": 1, "max_epochs": 1, **quiet, **options})
 
 
 def tiny_network(game: str, seed: int = 0) -> QNetwork:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from conftest import quiet_trainer
 from torch.nn.functional import mse_loss
 
 from pd_lightning.blocks import CHUNK, Shard, ShardError, ShardWriter
@@ -21,20 +22,10 @@ from pd_lightning.streaming import Batch
 BOTH = ["pong", "breakout"]
 
 
-def trainer(**options):
-    quiet = {
-        "logger": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "enable_checkpointing": False,
-    }
-    return pl.Trainer(**{"accelerator": "cpu", "devices": 1, "max_epochs": 1, **quiet, **options})
-
-
 def attached(root, **options):
     """A data module as it is once a fit has begun."""
     data = TeacherDatasets(str(root), **{"games": BOTH, "batch_size": 50, "validation": 0.2, **options})
-    data.trainer = trainer()
+    data.trainer = quiet_trainer()
     data.setup("fit")
     return data
 
@@ -298,7 +289,7 @@ def fit(root, kind=Watched, ckpt_path=None, data=None, **options):
     """Three epochs; returns the module."""
     data = data or data_of(root)
     module = kind(data.actions)
-    trainer(**{"max_epochs": 3, **options}).fit(module, data, ckpt_path=ckpt_path)
+    quiet_trainer(**{"max_epochs": 3, **options}).fit(module, data, ckpt_path=ckpt_path)
     return module
 
 
@@ -388,13 +379,13 @@ def test_the_state_is_small_and_plain_and_names_no_place(datasets, checkpoint):
 
 def test_a_checkpoint_can_be_scored_on_any_data(datasets, checkpoint):
     data = data_of(datasets, games=["pong"], batch_size=40, seed=3)
-    (scores,) = trainer().validate(Watched({"pong": 6, "breakout": 4}), data, ckpt_path=checkpoint, verbose=False)
+    (scores,) = quiet_trainer().validate(Watched({"pong": 6, "breakout": 4}), data, ckpt_path=checkpoint, verbose=False)
     assert scores["val/loss"] > 0
 
 
 def test_a_trainer_that_fits_once_more_goes_on(datasets, tmp_path, in_order):
     data = data_of(datasets)
-    module, run = Watched(data.actions), trainer(max_epochs=1)
+    module, run = Watched(data.actions), quiet_trainer(max_epochs=1)
     run.fit(module, data)
     run.fit_loop.max_epochs = 2
     run.fit(module, data)

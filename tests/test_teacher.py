@@ -6,9 +6,8 @@ import re
 
 import numpy as np
 import pytest
-import pytorch_lightning as pl
 import torch
-from conftest import tiny_network
+from conftest import quiet_trainer, tiny_network
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -34,19 +33,9 @@ def read(path):
         return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata())  # noqa: SIM118
 
 
-def module_trainer(**options):
-    quiet = {
-        "logger": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "enable_checkpointing": False,
-    }
-    return pl.Trainer(**{"accelerator": "cpu", "devices": 1, "max_epochs": 1, **quiet, **options})
-
-
 def checkpoint_of(module, path):
     """What Lightning saves of a module that is about to be trained."""
-    trainer = module_trainer()
+    trainer = quiet_trainer()
     trainer.strategy.connect(module)
     trainer.save_checkpoint(path)
     return path
@@ -131,7 +120,7 @@ def test_the_checkpoint_of_a_training_is_a_teacher(tmp_path, states):
 def test_a_distilled_student_can_teach(tmp_path, datasets, states):
     data = TeacherDatasets(str(datasets), ["pong"], batch_size=20)
     module = PolicyDistillation(data.actions, "net3")
-    trainer = module_trainer(limit_train_batches=2, limit_val_batches=0)
+    trainer = quiet_trainer(limit_train_batches=2, limit_val_batches=0)
     trainer.fit(module, data)
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     teacher = load_teacher(tmp_path / "last.ckpt")
