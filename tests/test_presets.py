@@ -84,6 +84,19 @@ def test_the_default_preset_says_only_what_differs_from_the_classes(capsys):
 
 
 @pytest.mark.parametrize("file", FILES, ids=NAMES)
+@pytest.mark.parametrize("group", ["model", "data"])
+def test_what_a_preset_leaves_out_is_the_default_of_its_own_class(file, group, capsys):
+    # A parser may hand values of the default preset's class on to another class that has options of the same names.
+    config = resolved(capsys, "--config", str(file))[group]
+    stated = yaml.safe_load(file.read_text()).get(group, {}).get("init_args", {})
+    constructor = locate(config["class_path"])
+    assert callable(constructor)
+    defaults = {name: each.default for name, each in inspect.signature(constructor).parameters.items()}
+    left_out = {name: value for name, value in config["init_args"].items() if name not in stated}
+    assert left_out == {name: defaults[name] for name in left_out}
+
+
+@pytest.mark.parametrize("file", FILES, ids=NAMES)
 def test_every_setting_of_a_preset_has_its_reason_beside_it(file):
     for line in file.read_text().splitlines():
         setting = line.strip() and not line.lstrip().startswith(("#", "class_path")) and not line.rstrip().endswith(":")
