@@ -1,5 +1,7 @@
 import contextlib
+import errno
 import io
+import itertools
 import json
 import multiprocessing
 import os
@@ -701,6 +703,56 @@ def test_a_shard_that_appeared_meanwhile_is_not_overwritten(tmp_path):
         writer.finish([0.0])
     assert (tmp_path / "0000.h5").read_text() == "precious"
     assert names(tmp_path) == ["0000.h5"]
+
+
+def failing(patch: pytest.MonkeyPatch, owner: Any, name: str, code: int, calls: int = 0) -> None:
+    """Lets a function raise what the system says, after some calls that succeed."""
+    real, counter = getattr(owner, name), itertools.count()
+
+    def fail(*arguments, **options):
+        if next(counter) < calls:
+            return real(*arguments, **options)
+        raise OSError(code, os.strerror(code), "a file")
+
+    patch.setattr(owner, name, fail)
+
+
+FAULTS = [(errno.ENOSPC, "free space"), (errno.EDQUOT, "free space"), (errno.EROFS, "see to its folder")]
+
+
+@pytest.mark.parametrize(("code", "step"), FAULTS)
+@pytest.mark.parametrize(("owner", "call"), [(Path, "mkdir"), (os, "open"), (os, "fsync"), (Path, "rename")])
+def test_what_the_system_refuses_is_one_line_that_says_so_and_nothing_remains(
+    tmp_path, shard_file, monkeypatch, owner, call, code, step
+):
+    path = tmp_path / "0000.h5"
+    with monkeypatch.context() as patch:
+        failing(patch, owner, call, code)
+        with one_line(f"{path}: file is not written ({os.strerror(code)})", step, "same command", "another --root"):
+            write(path)
+    assert names(tmp_path) == []
+    assert write(path).read_bytes() == shard_file.read_bytes()
+
+
+def test_a_folder_that_becomes_read_only_keeps_a_file_that_the_next_writer_replaces(tmp_path, shard_file, monkeypatch):
+    path = tmp_path / "0000.h5"
+    with monkeypatch.context() as patch:
+        failing(patch, Path, "rename", errno.EROFS)
+        failing(patch, Path, "unlink", errno.EROFS)
+        with one_line(str(path), "Read-only file system"):
+            write(path)
+    assert names(tmp_path) == [".0000.h5.part"]
+    assert write(path).read_bytes() == shard_file.read_bytes()
+    assert names(tmp_path) == ["0000.h5"]
+
+
+def test_a_shard_whose_name_could_not_be_synced_is_whole(tmp_path, shard_file, monkeypatch):
+    with monkeypatch.context() as patch:
+        failing(patch, os, "fsync", errno.EIO, calls=1)
+        with one_line("Input/output error"):
+            write(tmp_path / "0000.h5")
+    assert names(tmp_path) == ["0000.h5"]
+    assert (tmp_path / "0000.h5").read_bytes() == shard_file.read_bytes()
 
 
 @pytest.mark.parametrize("moment", ["while adding", "before the rename"])

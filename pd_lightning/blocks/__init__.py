@@ -16,7 +16,7 @@ The rooms: `contract` <- `writing`, `reading` <- `__main__`; each imports only f
     python -m pd_lightning.blocks info datasets/pong --json
 """
 
-from pd_lightning.blocks.contract import BLOCK, CHUNK, FORMAT, STACK, VERSION, Header, ShardError
+from pd_lightning.blocks.contract import BLOCK, CHUNK, FORMAT, STACK, VERSION, Header, ShardError, ShardTaken
 from pd_lightning.blocks.reading import Shard, find_shards
 from pd_lightning.blocks.writing import ShardWriter
 
@@ -29,6 +29,7 @@ __all__ = [
     "Header",
     "Shard",
     "ShardError",
+    "ShardTaken",
     "ShardWriter",
     "find_shards",
 ]

@@ -37,10 +37,16 @@ class ShardError(ValueError):
     """A shard is not what the contract says. One line: the file, the field, its value, what is allowed, what next."""
 
 
-def fault(path: Path, field: str, value: object, allowed: object, step: str = "") -> ShardError:
+class ShardTaken(ShardError):
+    """A shard is not ours to write: somebody else is at work on it, or has finished it."""
+
+
+def fault(
+    path: Path, field: str, value: object, allowed: object, step: str = "", kind: type[ShardError] = ShardError
+) -> ShardError:
     """The error that a field is not as it should be. `step`: what to do next, if not to restore or to record again."""
     step = step or f"restore a good copy, or delete it and run {record_command(path.absolute().parent)}"
-    return ShardError(" ".join(f"{path}: {field} is {str(value)[:200]}, allowed is {allowed}; {step}".split()))
+    return kind(" ".join(f"{path}: {field} is {str(value)[:200]}, allowed is {allowed}; {step}".split()))
 
 
 def record_command(folder: Path) -> str:

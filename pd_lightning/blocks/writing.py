@@ -1,6 +1,7 @@
 """Writing a shard: whole or not at all."""
 
 import contextlib
+import errno
 import fcntl
 import os
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from pd_lightning.blocks.contract import (
     STACK,
     Header,
     ShardError,
+    ShardTaken,
     check_arrays,
     check_header,
     checksum,
@@ -36,6 +38,7 @@ from pd_lightning.blocks.contract import (
 # 9 is the knee: the next 10% cost 5 to 14 times the time, and would hold a recording (up to 7,000 steps/s) back.
 _LEVEL = 9
 _CALLER = "mend the code that records, see ShardWriter"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class ShardWriter:
@@ -54,8 +57,8 @@ class ShardWriter:
         header: the attributes.
 
     Raises:
-        ShardError: an attribute is not allowed; on entering: the shard exists, another writer is at work on it, or its
-            folder cannot be written.
+        ShardError: an attribute is not allowed; on entering: the folder cannot be written.
+        ShardTaken: on entering: the shard exists, or another writer is at work on it.
     """
 
     def __init__(self, path: str | os.PathLike[str], header: Header) -> None:
@@ -74,7 +77,7 @@ class ShardWriter:
             while self._lock is None:
                 self._lock = self._claim()
         except OSError as error:
-            raise fault(self.path, "folder", error, "one that can be written", "choose another") from error
+            raise self._unwritten(error) from error
         return self
 
     def _claim(self) -> int | None:
@@ -90,7 +93,7 @@ class ShardWriter:
                 return None
             except BlockingIOError:
                 step = "let it finish, or record another shard"
-                raise fault(self.path, "number of writers", "one already", "one", step) from None
+                raise fault(self.path, "number of writers", "one already", "one", step, ShardTaken) from None
             if self.path.exists():
                 self._part.unlink()
                 raise self._exists()
@@ -100,13 +103,25 @@ class ShardWriter:
 
     def _exists(self) -> ShardError:
         step = "record another shard, or move this one away"
-        return fault(self.path, "file", "there already", "a new one: shards are never overwritten", step)
+        return fault(self.path, "file", "there already", "a new one: shards are never overwritten", step, ShardTaken)
+
+    def _unwritten(self, error: OSError) -> ShardError:
+        """The error that the system does not let the shard be written."""
+        cause = "free space" if error.errno in _FULL else "see to its folder"
+        step = f"{cause} and run the same command again, which keeps finished shards, or record to another --root"
+        return fault(self.path, "file", f"not written ({error.strerror or error})", "one that can be written", step)
 
     def __exit__(self, *_: object) -> None:
         if self._lock is not None:  # not finished
-            self._part.unlink(missing_ok=True)
-            os.close(self._lock)
-            self._lock = None
+            with contextlib.suppress(OSError):  # the folder has become read-only: the next writer replaces the file
+                self._part.unlink(missing_ok=True)
+            self._release()
+
+    def _release(self) -> None:
+        """Lets others at the file."""
+        descriptor, self._lock = self._lock, None
+        if descriptor is not None:
+            os.close(descriptor)
 
     def add(
         self, frames: np.ndarray, q_values: np.ndarray, actions: np.ndarray, rewards: np.ndarray, episode: int
@@ -157,24 +172,28 @@ class ShardWriter:
 
         Raises:
             ShardError: the episodes of the blocks are not 0 to `len(returns) - 1`, a return is not finite, there is no
-                block, the writer is not open, or a file of this name appeared meanwhile.
+                block, the writer is not open, or the disk is full or takes no files any more.
+            ShardTaken: a file of this name appeared meanwhile.
         """
         if self._lock is None or not self._chunks:
             raise fault(self.path, "writer", "closed or empty", "open, with a block", "add blocks, then finish once")
         self._rows["returns"] = [np.array(returns, "<f8").reshape(-1)]
         arrays = {name: np.concatenate(rows) for name, rows in self._rows.items()}
         check_arrays(self.path, arrays, len(self.header.action_meanings), _CALLER)
-        with open(self._lock, "wb", closefd=False) as file:
-            file.write(self._image(arrays))
-        os.fsync(self._lock)
-        if self.path.exists():
-            raise self._exists()
-        self._part.rename(self.path)
-        os.close(self._lock)
-        self._lock = None
-        folder = os.open(self.path.parent, os.O_RDONLY)
-        os.fsync(folder)  # only now does the new name survive a power cut
-        os.close(folder)
+        image = self._image(arrays)
+        try:
+            with open(self._lock, "wb", closefd=False) as file:
+                file.write(image)
+            os.fsync(self._lock)
+            if self.path.exists():
+                raise self._exists()
+            self._part.rename(self.path)
+            self._release()
+            folder = os.open(self.path.parent, os.O_RDONLY)
+            os.fsync(folder)  # only now does the new name survive a power cut
+            os.close(folder)
+        except OSError as error:
+            raise self._unwritten(error) from error
 
     def _image(self, arrays: dict[str, np.ndarray]) -> bytes:
         """The file's bytes. Made in memory: libhdf5's own locks and half-written files do not arise."""
