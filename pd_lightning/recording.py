@@ -2,7 +2,8 @@
 
 A shard is about an hour of play (54,000 steps) in whole episodes: once the hour is full no new episode starts, and
 those that run are finished. Seeds follow from the shard's number, so shards can be recorded in any order, on many
-machines, or again; finished ones are kept, and a killed recording is carried on by the same command.
+machines, or again; finished ones are kept, and a killed recording is carried on by the same command. The same command
+in two terminals shares the work.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,12 +21,20 @@ import numpy as np
 import torch
 from jsonargparse import auto_cli
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from pd_lightning import __version__
 from pd_lightning.atari import FRAME_SKIP, STEPS_PER_HOUR, action_meanings, check_game, named_protocol
-from pd_lightning.blocks import BLOCK, STACK, Header, Shard, ShardError, ShardWriter
+from pd_lightning.blocks import BLOCK, STACK, Header, Shard, ShardError, ShardTaken, ShardWriter
 from pd_lightning.machine import keep_freed_memory
 from pd_lightning.rollout import Moment, episode_seeds, moments
 from pd_lightning.scores import interval
@@ -32,6 +42,8 @@ from pd_lightning.teacher import Teacher, TeacherError, load_teacher
 
 RECORDING_SEEDS = 4
 """First part of the key of recorded episodes' seeds: they are never the seeds of a score."""
+PATIENCE = 0.5
+"""Seconds between two looks at a shard that another process is recording."""
 
 
 class BlockBuilder:
@@ -81,7 +93,8 @@ def record_shard(teacher: Teacher, path: Path, header: Header, on_step: Callable
         on_step: called with the number of steps since the last call.
 
     Raises:
-        ShardError: the file exists, or somebody else is writing it.
+        ShardTaken: the file exists, or somebody else is writing it.
+        ShardError: the file cannot be written.
     """
     rules = replace(
         named_protocol(header.protocol),
@@ -122,6 +135,60 @@ def check_same(path: Path, found: Header, wanted: Header) -> None:
             )
 
 
+def show_steps(progress: Progress, name: str, goal: int) -> Callable[[int], None]:
+    """A function that counts the steps of a shard, and shows them as a bar from the first on."""
+    bar: TaskID | None = None
+
+    def step(count: int) -> None:
+        nonlocal bar
+        if bar is None:
+            bar = progress.add_task(name, total=goal, rate="")
+        speed = progress.tasks[bar].speed
+        progress.update(bar, advance=count, rate=f"{speed:,.0f} steps/s" if speed else "")
+
+    return step
+
+
+def fill(agent: Teacher, folder: Path, plans: list[Header], progress: Progress) -> list[Shard]:
+    """Keeps the shards that are there, records those that nobody else is recording, waits for those that others are.
+
+    Args:
+        agent: who plays.
+        folder: the game's.
+        plans: what each shard is to be; they differ in number and goal.
+        progress: gets a line for each shard, and a bar for each that is recorded here.
+
+    Raises:
+        ShardError: a shard that is there is of another recording, or one cannot be written.
+    """
+    shards: dict[int, Shard] = {}
+    busy: set[Path] = set()
+    while missing := {folder / f"{plan.shard:04d}.h5": plan for plan in plans if plan.shard not in shards}:
+        finished = [path for path in missing if path.exists()]
+        for path in finished:
+            shard = Shard(path)
+            check_same(path, shard.header, missing[path])
+            shards[missing[path].shard] = shard
+            progress.console.out(f"kept     {path}")
+        if finished:
+            continue
+        # Only a finished shard tells whether another process records the same as this one. So the first is waited for.
+        for path, plan in itertools.islice(missing.items(), None if shards else 1):
+            try:
+                on_step = show_steps(progress, f"{plan.game} {path.name}", plan.steps_goal)
+                shards[plan.shard] = record_shard(agent, path, plan, on_step)
+            except ShardTaken:
+                if path not in busy:
+                    progress.console.out(f"busy     {path}: another process is recording it")
+                    busy.add(path)
+            else:
+                progress.console.out(f"recorded {path}")
+                break  # and look again: others may have finished theirs
+        else:
+            time.sleep(PATIENCE)
+    return [shards[plan.shard] for plan in plans]
+
+
 def record(
     game: str,
     hours: float = 1.0,
@@ -136,7 +203,7 @@ def record(
     """Records a teacher's play: states, Q-values, actions and rewards, in shards of about an hour.
 
     Shards that are complete are kept, so the same command continues an interrupted recording, and a larger --hours
-    extends a finished one of whole hours.
+    extends a finished one of whole hours. Several processes with the same command share the shards among them.
 
     Args:
         game: the game, in the emulator's snake case (ms_pacman).
@@ -179,27 +246,11 @@ def record(
         teacher=agent.name,
         teacher_sha256=agent.sha256,
     )
-    shards = []
+    plans = [replace(header, shard=number, steps_goal=goal) for number, goal in enumerate(goals)]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"),
                TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TimeRemainingColumn())  # fmt: skip
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        for number, goal in enumerate(goals):
-            path = folder / f"{number:04d}.h5"
-            wanted = replace(header, shard=number, steps_goal=goal)
-            if path.exists():
-                check_same(path, Shard(path).header, wanted)
-                progress.console.print(f"kept     {path}")
-            else:
-                bar = progress.add_task(f"{game} {path.name}", total=goal, rate="")
-
-                def step(n: int, bar=bar) -> None:  # noqa: ANN001
-                    speed = progress.tasks[bar].speed
-                    progress.update(bar, advance=n, rate=f"{speed:,.0f} steps/s" if speed else "")
-
-                record_shard(agent, path, wanted, step)
-                progress.console.print(f"recorded {path}")
-            shards.append(Shard(path))
-    return shards
+        return fill(agent, folder, plans, progress)
 
 
 def summary(shards: list[Shard]) -> Table:

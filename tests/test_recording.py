@@ -1,9 +1,11 @@
 """Recordings: what was played is what is on disk, whole or not at all, and the same whenever it is recorded."""
 
+import shutil
 import signal
 import subprocess
 import sys
 from collections import defaultdict
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -277,6 +279,77 @@ def test_a_killed_recording_leaves_no_shard_and_the_same_command_ends_with_the_s
     assert shard.digest == through.digest
     for block in range(shard.n_blocks):
         np.testing.assert_array_equal(shard.states(block), through.states(block))
+
+
+# Several recorders
+
+
+def meanwhile(monkeypatch, happens):
+    """Lets something happen, once, when a recorder has nothing to do but to wait for another."""
+    happening = iter([happens])
+    monkeypatch.setattr(recording.time, "sleep", lambda seconds: next(happening)())
+
+
+def header_of(hour, **other):
+    return replace(Shard(hour / "pong" / "0000.h5").header, **other)
+
+
+def test_what_another_process_is_recording_is_left_to_it_and_taken_over_if_it_gives_up(
+    tmp_path, teachers, short, hour, monkeypatch, capsys
+):
+    shutil.copytree(hour / "pong", tmp_path / "pong")  # so it is known to be the same recording
+    names = [tmp_path / "pong" / name for name in ("0000.h5", "0001.h5", "0002.h5")]
+    with ShardWriter(names[1], header_of(hour, shard=1)) as other:
+
+        def give_up():
+            assert [path for path in names if path.exists()] == [names[0], names[2]]
+            other.__exit__()
+
+        meanwhile(monkeypatch, give_up)
+        shards = command(teachers, tmp_path, 3.0)
+    assert [shard.path for shard in shards] == names
+    assert [shard.header.shard for shard in shards] == [0, 1, 2]
+    lines = [line.split(":")[0].replace(str(tmp_path), "") for line in capsys.readouterr().err.splitlines()]
+    told = ["kept     /pong/0000.h5", "busy     /pong/0001.h5", "recorded /pong/0002.h5", "recorded /pong/0001.h5"]
+    assert [line.rstrip() for line in lines if "/pong/" in line] == told
+
+
+def test_nothing_is_recorded_beside_another_process_before_its_first_shard_is_known_to_be_of_the_same_command(
+    tmp_path, teachers, short, hour, monkeypatch
+):
+    with ShardWriter(tmp_path / "pong" / "0000.h5", header_of(hour)) as other:
+
+        def finish(seed):
+            assert [path.name for path in (tmp_path / "pong").iterdir()] == [".0000.h5.part"]
+            other.__exit__()
+            record_shard(load_teacher(teachers["pong"]), other.path, header_of(hour, seed=seed), lambda count: None)
+
+        meanwhile(monkeypatch, lambda: finish(seed=1))
+        with pytest.raises(ShardError, match=r"0000\.h5: seed is 1, this recording's is 0"):
+            command(teachers, tmp_path, 2.0)
+    assert [path.name for path in (tmp_path / "pong").iterdir()] == ["0000.h5"]
+
+
+def test_a_shard_that_another_process_finished_first_is_kept(tmp_path, teachers, short, hour, monkeypatch):
+    finish = ShardWriter.finish
+
+    def too_late(writer, returns):
+        shutil.copy(hour / "pong" / writer.path.name, writer.path)
+        finish(writer, returns)
+
+    monkeypatch.setattr(ShardWriter, "finish", too_late)
+    (shard,) = command(teachers, tmp_path)
+    assert shard.digest == Shard(hour / "pong" / "0000.h5").digest
+    assert [path.name for path in (tmp_path / "pong").iterdir()] == ["0000.h5"]
+
+
+def test_shards_of_another_command_are_refused_before_anything_is_played(tmp_path, teachers, short, hour):
+    path = tmp_path / "pong" / "0001.h5"
+    path.parent.mkdir()
+    shutil.copy(hour / "pong" / "0000.h5", path)
+    with pytest.raises(ShardError, match=r"0001\.h5: shard is 0, this recording's is 1"):
+        command(teachers, tmp_path, 2.0)
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_an_error_while_playing_leaves_nothing(tmp_path, teachers):
