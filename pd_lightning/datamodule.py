@@ -11,13 +11,22 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_info
+from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.trainer.states import TrainerFn
-from pytorch_lightning.utilities import CombinedLoader
 from torch import Tensor
 
 from pd_lightning.blocks import CHUNK, Shard, ShardError, find_shards
-from pd_lightning.streaming import Batch, Stream, held_out
-from pd_lightning.window import Blocks
+from pd_lightning.machine import available_memory
+from pd_lightning.streaming import Batch, Blocks, Reach, Stream, held_out, memory_of, variety
+from pd_lightning.streaming.mixing import (
+    Mixture,
+    batch_sizes,
+    build_streams,
+    check_mixing,
+    choose_reaches,
+    memory_of_all,
+)
 
 STATISTICS_BLOCKS = 256
 """How many blocks, spread evenly over a recording, its mean image is taken from."""
@@ -52,19 +61,25 @@ class HeldOut:
 class TeacherDatasets(pl.LightningDataModule):
     """Recorded games, one stream each.
 
-    Every batch holds every game. With several games an epoch is as long as the largest dataset; smaller ones begin anew
+    By default every batch holds every game. An epoch is as long as the largest dataset; smaller ones begin anew
     meanwhile.
 
     Args:
         root: folder with a folder of shards for each game.
         games: which of them to learn.
-        batch_size: states of each game in an update, over all devices.
-        memory: GiB for decoded frames on each device, over all games. Datasets that fit are decoded once and shuffled
-            perfectly; larger ones are streamed through it. Part of what determines the order of the states.
+        batch_size: states of each game in an update, over all devices; of the one game that an update holds, if mixing
+            is one_game.
+        memory: GiB for decoded frames on each device, over all games (default: half of what is free, shared by the
+            devices of a machine). Datasets that fit are decoded once and shuffled perfectly; larger ones flow through
+            it, shuffled as well as it allows, which is said when a run starts.
         validation: share of the episodes of each game that is held out; at least one episode unless it is 0.
         seed: of the split and of the shuffling.
-        threads: that read and decode, for each game; 0 is one for every core, at most 4. Does not change the order.
+        threads: that read and decode, for each game; 0 is one for every core but one, 1 to 4. Does not change the
+            order.
         allow_mixed: accept shards of different teachers or protocols in one game's folder.
+        mixing: balanced (every batch holds every game) or one_game (every batch holds one, in turns, as in the paper).
+        weights: of games, as in {pong: 2, breakout: 1}; 1 where none is given. A game of twice the weight has twice the
+            states in a batch, or twice the turns.
 
     Raises:
         ShardError: a shard or folder is missing, broken, of another game, or does not match its neighbours.
@@ -75,32 +90,36 @@ class TeacherDatasets(pl.LightningDataModule):
         root: str = "datasets",
         games: list[str] = ["pong"],  # noqa: B006 (shown as the default in --help; never changed)
         batch_size: int = 256,
-        memory: float = 4.0,
+        memory: float | None = None,
         validation: float = 0.05,
         seed: int = 0,
         threads: int = 0,
         allow_mixed: bool = False,
+        mixing: str = "balanced",
+        weights: dict[str, float] = {},  # noqa: B006 (as above)
     ) -> None:
         super().__init__()
         if not games or len(set(games)) != len(games):
             raise ValueError(f"games is {games}: name at least one, and each once")
         if seed < 0:
             raise ValueError(f"seed is {seed}: choose --data.seed of 0 or more")
-        if threads < 0 or batch_size < 1 or not memory > 0:
+        if threads < 0 or batch_size < 1 or not (memory is None or memory > 0):
             raise ValueError(
                 f"threads, batch_size and memory are {threads}, {batch_size} and {memory}: choose at least 0, "
                 "at least 1, and more than 0 GiB"
             )
         self.root, self.games = Path(root), list(games)
         # Plain numbers, also where a notebook gave numpy's: a checkpoint with anything else does not load.
-        self.batch_size, self.memory, self.validation = int(batch_size), float(memory), float(validation)
-        self.seed, self.threads = int(seed), threads
+        self.batch_size, self.validation, self.seed = int(batch_size), float(validation), int(seed)
+        self.memory, self.threads = memory, threads
+        self.mixing, self.weights = mixing, check_mixing(self.games, mixing, weights)
+        self.sizes = batch_sizes(self.batch_size, mixing, self.weights)
         self.shards = {game: open_game(self.root / game, game, allow_mixed) for game in games}
         splits = {game: held_out(self.shards[game], validation, seed) for game in games}
         self.blocks = {game: Blocks(self.shards[game], splits[game][0]) for game in games}
         self.held_out = {game: Blocks(self.shards[game], splits[game][1]) for game in games if len(splits[game][1])}
         self.actions = {game: len(self.shards[game][0].header.action_meanings) for game in games}
-        self.streams: dict[str, Stream] = {}
+        self.mixture: Mixture | None = None
 
     def teacher_returns(self, protocol: str, fire: bool = False) -> dict[str, float]:
         """Mean return of the recorded episodes of each game that was recorded under `protocol` and this rule of FIRE.
@@ -119,23 +138,55 @@ class TeacherDatasets(pl.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Makes the streams to learn from; nothing is read yet."""
-        if stage == "fit":
-            self.streams = {game: self._stream(blocks, shuffle=True) for game, blocks in self.blocks.items()}
-            self._go_on(self._trained())  # a trainer that fits once more goes on
-
-    def _stream(self, blocks: Blocks, shuffle: bool) -> Stream:
         assert self.trainer is not None
-        memory = int(self.memory * 2**30 / len(self.games))
-        ranks = self.trainer.global_rank, self.trainer.world_size
-        return Stream(blocks, self.batch_size, self.seed, memory, *ranks, shuffle=shuffle, threads=self.threads)
+        if self.batch_size % self.trainer.world_size:
+            raise ValueError(
+                f"batch_size is {self.batch_size}: it must be a multiple of the number of devices, "
+                f"{self.trainer.world_size}; change --data.batch_size"
+            )
+        if stage == "fit":
+            streams = self._streams(choose_reaches(self.blocks, self.sizes, self._room()))
+            self.mixture = Mixture(streams, self.mixing, self.weights)
+            self.mixture.batches_given = self._trained()  # a trainer that fits once more goes on
+            strategy = self.trainer.strategy
+            if self.mixing == "one_game" and len(self.games) > 1 and isinstance(strategy, DDPStrategy):
+                strategy._ddp_kwargs["find_unused_parameters"] = True  # the heads of the other games get no gradient
 
-    def train_dataloader(self) -> CombinedLoader:
-        """Batches {game: Batch}; as many as the largest dataset has."""
-        return CombinedLoader(self.streams, "max_size_cycle")
+    def _room(self) -> int:
+        """Bytes for decoded frames on this device: the same on all of them, else they would shuffle differently."""
+        assert self.trainer is not None
+        if self.memory is not None:
+            return int(self.memory * 2**30)
+        neighbours = self.trainer.num_devices if self._device.type == "cpu" else 1
+        return self.trainer.strategy.broadcast(available_memory(self._device) // 2 // neighbours)
+
+    @property
+    def _device(self) -> torch.device:
+        """Where windows and batches are; other accelerators than CUDA get their batches from Lightning."""
+        assert self.trainer is not None
+        device = self.trainer.strategy.root_device
+        return device if device.type == "cuda" else torch.device("cpu")
+
+    def _streams(self, reaches: dict[str, Reach | None]) -> dict[str, Stream]:
+        assert self.trainer is not None
+        ranks = self.trainer.global_rank, self.trainer.world_size
+        return build_streams(self.blocks, self.sizes, reaches, self.seed, *ranks, self.threads, self._device)
+
+    def train_dataloader(self) -> Mixture:
+        """Batches {game: Batch}; says how the games are kept in memory."""
+        assert self.mixture is not None
+        for game, stream in self.mixture.streams.items():
+            rank_zero_info(f"{game}: {describe(stream)}")
+        return self.mixture
 
     def val_dataloader(self) -> HeldOut:
         """Held-out states in recorded order, one game after the other."""
-        return HeldOut({game: self._stream(blocks, shuffle=False) for game, blocks in self.held_out.items()})
+        assert self.trainer is not None
+        ranks = self.trainer.global_rank, self.trainer.world_size
+        return HeldOut({
+            game: Stream(blocks, self.batch_size, self.seed, None, *ranks, False, self.threads, self._device)
+            for game, blocks in self.held_out.items()
+        })  # fmt: skip
 
     def test_dataloader(self) -> HeldOut:
         """The held-out states again; without any, an empty batch, so that a test is at least played."""
@@ -150,27 +201,26 @@ class TeacherDatasets(pl.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Where the streams are, counted in batches that were trained on, and what the order depends on."""
-        return {"batches": self._trained(), **self._order_depends_on()}
+        streams = self.mixture.streams if self.mixture else {}
+        reaches = {game: stream.order.reach and list(stream.order.reach) for game, stream in streams.items()}
+        return {"batches": self._trained(), "reaches": reaches, **self._order_depends_on()}
 
     def _trained(self) -> int:
         assert self.trainer is not None
         return self.trainer.fit_loop.epoch_loop.batch_progress.total.processed  # pyright: ignore[reportAttributeAccessIssue]
 
     def _order_depends_on(self) -> dict[str, Any]:
-        keys = ("games", "batch_size", "memory", "validation", "seed")
+        keys = ("games", "batch_size", "validation", "seed", "mixing", "weights")
         return {**{key: getattr(self, key) for key in keys}, "recordings": self.fingerprint()}
-
-    def _go_on(self, batches: int) -> None:
-        for stream in self.streams.values():
-            stream.batches_given = batches
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on after the batches that were trained on; to score a checkpoint, any data will do.
 
         Raises:
-            ResumeError: the recordings or a setting that the order depends on are not those of the checkpoint.
+            ResumeError: the recordings or a setting that the order depends on are not those of the checkpoint, or
+                there is less memory than its shuffle needs.
         """
-        if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
+        if self.mixture is None or self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
             return
         for key, value in self._order_depends_on().items():
             if state_dict.get(key) != value:
@@ -178,9 +228,28 @@ class TeacherDatasets(pl.LightningDataModule):
                     f"cannot resume: {key} was {state_dict.get(key)} in the checkpoint and is {value} now; "
                     "give --data options and recordings as they were, or start anew without --ckpt_path"
                 )
-        self._go_on(state_dict["batches"])
+        reaches = {game: Reach(*reach) if reach else None for game, reach in state_dict["reaches"].items()}
+        need = memory_of_all(self.blocks, self.sizes, reaches) / 2**30
+        room = self._room() / 2**30 * (1 if self.memory else 2)  # by itself it takes half of what there is
+        if need > room:
+            raise ResumeError(
+                f"cannot resume: memory is {room:.3f} GiB and the checkpoint's shuffle needs {need:.3f} GiB; "
+                f"give --data.memory {need + 0.001:.3f}, or start anew without --ckpt_path"
+            )
+        self.mixture.streams = self._streams(reaches)
+        self.mixture.batches_given = state_dict["batches"]
         # Lightning looks for a state in the loaders and would warn; it is here.
         warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")
+
+
+def describe(stream: Stream) -> str:
+    """How a stream keeps a recording in memory, and how well it shuffles it."""
+    reach, states = stream.order.reach, f"{stream.blocks.states:,} states"
+    room = memory_of(stream.blocks, stream.batch_size, reach) / 2**30
+    if reach is None:
+        return f"{states}, decoded once into {room:.2f} GiB, shuffled perfectly"
+    share = variety(reach, stream.batch_size)
+    return f"{states} flow through {room:.2f} GiB, a batch has {share:.0%} of the variety of a perfect shuffle"
 
 
 def open_game(folder: Path, game: str, allow_mixed: bool) -> list[Shard]:

@@ -76,14 +76,16 @@ class PolicyDistillation(pl.LightningModule):
         return act
 
     def training_step(self, batch: dict[str, Batch], batch_idx: int) -> Tensor:
-        """The mean of the games' losses."""
+        """The mean over all states of the batch, of whichever games they are."""
         outputs = self.student({game: part.states for game, part in batch.items()})
         losses = {
             game: LOSSES[self.loss](outputs[game], part.teacher_q, self.temperature) for game, part in batch.items()
         }
         for game, loss in losses.items():
             self.log(f"train/{game}/loss", loss.detach(), batch_size=len(batch[game].states))
-        return torch.stack(list(losses.values())).mean()
+        counts = [len(part.states) for part in batch.values()]
+        parts = [loss * (count / sum(counts)) for loss, count in zip(losses.values(), counts, strict=True)]
+        return torch.stack(parts).sum()
 
     def validation_step(self, batch: dict[str, Batch], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Agreement with the teacher, divergence from it, and the loss, on held-out states."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
+from pathlib import Path
 
+import psutil
 import torch
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
@@ -34,3 +37,24 @@ def keep_freed_memory() -> bool:
         return False
     # 32 MiB is the most that glibc accepts for the first, and 2 GiB for the second.
     return bool(mallopt(M_MMAP_THRESHOLD, 32 * 2**20) and mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def available_memory(device: torch.device | str) -> int:
+    """Bytes that could be used now without swapping: a GPU's own; else the machine's, within a container's limit."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return max(0, min([psutil.virtual_memory().available, *_within_limits(Path("/sys/fs/cgroup"))]))
+
+
+def _within_limits(groups: Path) -> Iterator[int]:
+    """What is left of control groups' limits, which psutil does not know of; files cached in them can be given up."""
+    for folder, limit, usage, cached in (
+        (groups, "memory.max", "memory.current", "inactive_file"),
+        (groups / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        try:
+            most, used = int((folder / limit).read_text()), int((folder / usage).read_text())
+            rows = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            yield most - used + int(rows.get(cached, 0))
+        except (OSError, ValueError):  # no such file; or "max", which is no limit
+            continue

@@ -17,7 +17,7 @@ from torch.nn.functional import mse_loss
 from pd_lightning.blocks import CHUNK, Shard, ShardError, ShardWriter
 from pd_lightning.datamodule import ResumeError, TeacherDatasets, frame_statistics
 from pd_lightning.distillation import PolicyDistillation
-from pd_lightning.streaming import Batch
+from pd_lightning.streaming import Batch, Reach
 
 BOTH = ["pong", "breakout"]
 
@@ -53,20 +53,20 @@ def hashes(states):
 def test_every_batch_holds_every_game_and_the_larger_one_comes_once_an_epoch(datasets):
     data = attached(datasets)
     loader = data.train_dataloader()
-    pong, breakout = data.streams["pong"], data.streams["breakout"]
+    pong, breakout = data.mixture.streams["pong"], data.mixture.streams["breakout"]
     wanted = TeacherDatasets(str(datasets), BOTH, 50, validation=0.2)
     wanted.trainer = data.trainer
     wanted.setup("fit")
     count = 0
     for _ in range(3):
-        batches = [batch for batch, _, _ in loader]
+        batches = list(loader)
         assert len(batches) == len(pong) == 9 > len(breakout) == 3
         assert contents(batch["pong"] for batch in batches) == hashes(recorded(data.blocks["pong"]))
         for batch in batches:
             assert list(batch) == BOTH
             for game, part in batch.items():
                 # The smaller game too goes on where it was, into its next epoch and the one after.
-                states, teacher_q = wanted.streams[game].batch(count)
+                states, teacher_q = wanted.mixture.streams[game].batch(count)
                 assert isinstance(part, Batch)
                 assert torch.equal(part.states, states)
                 assert torch.equal(part.teacher_q, teacher_q)
@@ -278,8 +278,8 @@ class Saving(pl.Callback):
 
 
 def data_of(root, **options):
-    """Eight batches an epoch; pong in three windows, breakout in one."""
-    memory = 14 * 2 * np.prod(CHUNK) / 2**30  # a number of numpy's, as notebooks have them
+    """Eight batches an epoch; pong flows through, breakout is decoded once."""
+    memory = 14 * np.prod(CHUNK) / 2**30  # a number of numpy's, as notebooks have them
     return TeacherDatasets(
         str(root), **{"games": BOTH, "batch_size": 60, "validation": 0.2, "memory": memory, **options}
     )
@@ -302,8 +302,8 @@ def assert_same_weights(module, other):
 def in_order(datasets):
     """What the first 32 batches hold."""
     data = attached(datasets, **{name: getattr(data_of(datasets), name) for name in ("batch_size", "memory")})
-    assert [stream.order.windows for stream in data.streams.values()] == [3, 1]
-    return [digest({game: stream.batch(i) for game, stream in data.streams.items()}) for i in range(32)]
+    assert [stream.order.reach for stream in data.mixture.streams.values()] == [Reach(8, 27), None]
+    return [digest({game: stream.batch(i) for game, stream in data.mixture.streams.items()}) for i in range(32)]
 
 
 CASES = {
@@ -354,13 +354,21 @@ def test_lightning_does_not_warn_that_the_data_cannot_resume(datasets, checkpoin
 
 
 @pytest.mark.parametrize("changes", [
-    {"batch_size": 64}, {"seed": 1}, {"games": ["breakout", "pong"]}, {"validation": 0.3}, {"memory": 1.0},
+    {"batch_size": 64}, {"seed": 1}, {"games": ["breakout", "pong"]}, {"validation": 0.3}, {"mixing": "one_game"},
+    {"weights": {"pong": 2.0, "breakout": 1.0}},
 ])  # fmt: skip
 def test_what_would_change_the_order_is_refused_by_name(datasets, checkpoint, changes):
     ((name, value),) = changes.items()
     with pytest.raises(ResumeError) as error:
         fit(datasets, ckpt_path=checkpoint, data=data_of(datasets, **changes))
     assert f"{name} was {getattr(data_of(datasets), name)} in the checkpoint and is {value} now" in str(error.value)
+
+
+def test_more_memory_changes_nothing_about_a_run_that_goes_on_and_too_little_is_refused(datasets, checkpoint, in_order):
+    for memory in (None, 1.0):
+        assert fit(datasets, ckpt_path=checkpoint, data=data_of(datasets, memory=memory)).seen == in_order[11:24]
+    with pytest.raises(ResumeError, match=r"memory is 0\.002 GiB .* needs 0\.00\d GiB; give --data\.memory 0\.00\d"):
+        fit(datasets, ckpt_path=checkpoint, data=data_of(datasets, memory=0.002))
 
 
 def test_other_recordings_are_refused(datasets, tmp_path, checkpoint):

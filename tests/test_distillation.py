@@ -22,7 +22,7 @@ class Diary(pl.Callback):
     """What was logged and with which learning rate, update by update."""
 
     def __init__(self):
-        self.losses, self.rates = [], []
+        self.losses, self.rates, self.states = [], [], []
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
@@ -30,6 +30,7 @@ class Diary(pl.Callback):
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         assert isinstance(outputs, dict)
         self.losses.append(float(outputs["loss"]))
+        self.states.append([len(part.states) for part in batch.values()])
 
 
 def data_of(root, games=("pong",), **settings):
@@ -90,10 +91,11 @@ def test_updates_change_every_weight_of_the_student_and_nothing_of_the_teachers(
     assert files == {path: hashlib.sha256(path.read_bytes()).digest() for path in sorted(datasets.rglob("*.*"))}
 
 
-def test_the_loss_of_an_update_is_the_mean_of_the_games_losses_that_are_logged(run):
+def test_the_loss_of_an_update_is_the_mean_over_the_states_of_all_games_whose_own_means_are_logged(run):
     trainer, _, _, diary = run
-    logged = [trainer.callback_metrics[f"train/{game}/loss"] for game in BOTH]
-    assert diary.losses[-1] == pytest.approx(float(np.mean(logged)), rel=1e-6)
+    logged = [float(trainer.callback_metrics[f"train/{game}/loss"]) for game in BOTH]
+    assert diary.states[-1] == [57, 60]
+    assert diary.losses[-1] == pytest.approx(np.average(logged, weights=diary.states[-1]), rel=1e-6)
     assert logged[0] != logged[1]
 
 
@@ -200,7 +202,7 @@ def test_each_game_has_its_own_policy_of_as_many_actions_as_the_game(run):
 
 def test_a_resumed_run_of_two_games_ends_with_the_weights_of_an_uninterrupted_one(datasets, tmp_path):
     whole, student, data, _ = fit(datasets, BOTH, updates=11)
-    assert [len(stream) for stream in data.streams.values()] == [8, 2]  # so both begin a second epoch
+    assert [len(stream) for stream in data.mixture.streams.values()] == [8, 2]  # so both begin a second epoch
 
     class Kill(pl.Callback):
         def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):

@@ -6,16 +6,25 @@ import itertools
 import numpy as np
 import pytest
 
-from pd_lightning.order import Order, split_episodes
+from pd_lightning.streaming import Reach, variety
+from pd_lightning.streaming.order import Order, permutation, split_episodes
 
 CHANCE = np.random.default_rng(0)
-SHAPES = [  # blocks, batch size, most blocks in a window
-    (1, 1, 1),
-    (1, 64, 9),
-    (7, 5, 100),
-    (13, 32, 4),
-    *[(int(n), int(b), int(w)) for n, b, w in zip(*CHANCE.integers(1, [[90], [300], [40]], (3, 12)), strict=True)],
+SHAPES = [  # blocks, batch size, reach
+    (1, 1, None),
+    (1, 64, Reach(8, 9)),
+    (7, 5, None),
+    (13, 32, Reach(32, 4)),
+    (5, 7, Reach(8, 1)),
+    (90, 256, Reach(16, 10**6)),
+    *[
+        (int(n), int(b), Reach(int(p), int(w)))
+        for n, b, p, w in zip(
+            *CHANCE.integers(1, [[90], [300], [2], [80]], (4, 12)) * [[1], [1], [8], [1]], strict=True
+        )
+    ],
 ]
+SHAPED = pytest.mark.parametrize(("blocks", "batch_size", "reach"), SHAPES)
 
 
 def lengths_of(blocks, seed=1):
@@ -24,69 +33,61 @@ def lengths_of(blocks, seed=1):
     return np.where(chance.random(blocks) < 0.7, 32, chance.integers(1, 33, blocks)).astype(np.int64)
 
 
-def epoch_of(order, epoch):
-    """All states of an epoch in order, block and step, int64 [states, 2]."""
-    return np.concatenate([order.states(epoch, window) for window in range(order.windows)])
+def every_row(lengths):
+    """What an epoch must hold: block * 32 + step of every state."""
+    return [block * 32 + step for block, length in enumerate(lengths) for step in range(length)]
 
 
 def positions(order, epoch):
     """Where in the epoch each state stands, the states counted in recorded order."""
-    starts = np.cumsum(order.lengths) - order.lengths
-    block, step = epoch_of(order, epoch).T
-    return np.argsort(starts[block] + step)
+    return np.argsort(order.epoch(epoch).rows)
 
 
 def distinct_segments(order, epoch, every):
-    """How many different pieces of 64 consecutive steps a batch holds, on average over every `every`-th batch."""
-    block = epoch_of(order, epoch)[:, 0]
+    """How many different pieces of 64 consecutive steps a batch holds, in every `every`-th batch."""
+    segment = order.epoch(epoch).rows // 64
     batches = list(itertools.pairwise(order.bounds))[::every]
-    return np.mean([len(np.unique(block[low:high] // 2)) for low, high in batches])
+    return np.array([len(np.unique(segment[low:high])) for low, high in batches])
 
 
-@pytest.mark.parametrize(("blocks", "batch_size", "window"), SHAPES)
+@SHAPED
 def test_every_state_comes_exactly_once_per_epoch_in_batches_whose_sizes_differ_by_at_most_one(
-    blocks, batch_size, window
+    blocks, batch_size, reach
 ):
     lengths = lengths_of(blocks)
-    order = Order(lengths, batch_size, 3, window)
-    every = [[block, step] for block in range(blocks) for step in range(lengths[block])]
+    order = Order(lengths, batch_size, 3, reach)
     sizes = np.diff(order.bounds)
     assert order.batches == len(sizes) == -(-lengths.sum() // batch_size)
-    assert sizes.sum() == lengths.sum()
+    assert sizes.sum() == lengths.sum() == order.states
     assert sizes.max() <= batch_size
     assert sizes.max() - sizes.min() <= 1
     for epoch in (0, 1, 7):
-        assert sorted(epoch_of(order, epoch).tolist()) == every
+        assert sorted(order.epoch(epoch).rows.tolist()) == every_row(lengths)
 
 
-@pytest.mark.parametrize(("blocks", "batch_size", "window"), SHAPES)
-def test_the_parts_of_the_batches_joined_are_the_epoch_in_its_order(blocks, batch_size, window):
-    order = Order(lengths_of(blocks), batch_size, 3, window)
-    parts = [
-        order.states(1, w)[part]
-        for low, high in itertools.pairwise(order.bounds.tolist())
-        for w, part in order.parts(1, low, high)
-    ]
-    assert all(len(part) for part in parts)  # else a window would be read for nothing
-    np.testing.assert_array_equal(np.concatenate(parts), epoch_of(order, 1))
-
-
-@pytest.mark.parametrize(("blocks", "batch_size", "window"), SHAPES)
-def test_a_window_has_no_more_blocks_than_allowed_and_is_not_much_smaller_than_the_others(blocks, batch_size, window):
-    order = Order(lengths_of(blocks), batch_size, 3, window)
-    for epoch in range(2):
-        windows = [order.blocks(epoch, w) for w in range(order.windows)]
-        assert sorted(np.concatenate(windows).tolist()) == list(range(blocks))
-        sizes = [len(chosen) for chosen in windows]
-        assert max(sizes) <= window
-        assert max(sizes) - min(sizes) < max(2, order.windows)
-        for w, chosen in enumerate(windows):
-            assert set(order.states(epoch, w)[:, 0]) == set(chosen)
+@SHAPED
+def test_a_piece_passes_within_a_window_of_every_time_at_which_it_is_drawn_from(blocks, batch_size, reach):
+    order = Order(lengths_of(blocks), batch_size, 3, reach)
+    for number in range(2):
+        rows, times, passes, pieces = order.epoch(number)
+        if reach is None:
+            assert len(times) == len(passes) == len(pieces) == 0
+            continue
+        count = len(order.piece_starts)
+        assert sorted(pieces.tolist()) == list(range(count))
+        assert (np.diff(times) >= 0).all()
+        assert times[0] >= 0
+        assert times[-1] < count
+        assert (passes <= times).all()
+        assert (passes > times - order.reach.window).all()
+        block, first = order.piece_starts[pieces[passes]].T
+        np.testing.assert_array_equal(block, rows // 32)
+        np.testing.assert_array_equal(first, rows % 32 // order.reach.piece * order.reach.piece)
 
 
 def test_what_fits_is_shuffled_perfectly_each_epoch_without_regard_to_the_others():
-    order = Order(lengths_of(400), 256, 5, 400)
-    count = int(order.lengths.sum())
+    order = Order(lengths_of(400), 256, 5, None)
+    count = order.states
     places = [positions(order, epoch) for epoch in range(4)]
     recorded = np.arange(count)
     for one, other in itertools.combinations([recorded, *places], 2):
@@ -96,71 +97,91 @@ def test_what_fits_is_shuffled_perfectly_each_epoch_without_regard_to_the_others
     assert apart == pytest.approx(1 / 3, abs=0.02)
 
 
-def test_windows_are_other_blocks_in_another_epoch():
-    order = Order(lengths_of(400), 256, 5, 100)
-    shared = [len(np.intersect1d(order.blocks(0, w), order.blocks(1, w))) for w in range(order.windows)]
-    assert max(shared) < 45  # 25 of 100 by chance
+def test_what_does_not_fit_is_shuffled_anew_in_each_epoch():
+    order = Order(lengths_of(2000), 256, 5, Reach(8, 500))
+    places = [positions(order, epoch) for epoch in range(4)]
+    for one, other in itertools.combinations([np.arange(order.states), *places], 2):
+        assert abs(np.corrcoef(one, other)[0, 1]) < 0.05  # pieces of 8 move together: 1,600 per standard deviation
 
 
-def test_a_batch_is_nearly_as_varied_as_a_perfect_shuffles_where_memory_holds_a_twentieth():
-    lengths = np.full(54_000 // 32 * 16, 32)  # sixteen hours
-    perfect = distinct_segments(Order(lengths, 256, 0, len(lengths)), 0, every=40)
-    windowed = distinct_segments(Order(lengths, 256, 0, 1300), 0, every=40)
-    assert windowed > 0.9 * perfect
+def test_a_batch_is_as_varied_as_promised_everywhere_in_an_epoch_also_at_its_beginning_and_end():
+    lengths = np.full(54_000 // 32 * 10, 32)  # ten hours
+    perfect = distinct_segments(Order(lengths, 256, 0, None), 0, every=40)
+    for reach in (Reach(8, 1300), Reach(16, 3200), Reach(32, 3200)):
+        order = Order(lengths, 256, 0, reach)
+        sliding = distinct_segments(order, 0, every=10)
+        promised = variety(reach, 256)
+        assert promised > 0.9
+        assert sliding.mean() / perfect.mean() > promised - 0.005
+        assert sliding.min() > 0.85 * perfect.mean()
+        assert sliding[:5].mean() == pytest.approx(sliding.mean(), rel=0.03)
+        assert sliding[-5:].mean() == pytest.approx(sliding.mean(), rel=0.03)
 
 
-def test_no_stretch_of_an_epoch_is_badly_mixed_not_even_its_end():
-    lengths = np.full(2001, 32)  # two windows of a thousand, and one block
-    order = Order(lengths, 256, 0, 1000)
-    block = epoch_of(order, 0)[:, 0]
-    variety = [len(np.unique(block[low:high])) for low, high in itertools.pairwise(order.bounds)]
-    assert min(variety) > 0.8 * np.mean(variety)
+def test_neighbours_in_time_meet_in_a_wide_window_about_as_seldom_as_in_a_perfect_shuffle():
+    lengths = np.full(54_000 // 32 * 10, 32)
+
+    def pairs_within_4_steps(reach):
+        order = Order(lengths, 256, 0, reach)
+        rows, batches = order.epoch(0).rows, list(itertools.pairwise(order.bounds))
+        return np.mean([(np.diff(np.sort(rows[low:high])) <= 4).sum() for low, high in batches])
+
+    perfect = pairs_within_4_steps(None)
+    assert perfect == pytest.approx(256 * 255 / 2 * 8 / lengths.sum(), rel=0.1)  # half a pair in a batch
+    assert pairs_within_4_steps(Reach(32, 16_384)) < 2.5 * perfect
 
 
 def test_the_order_is_the_same_on_every_machine_and_in_every_release():
     sha = hashlib.sha256()
-    for window in (40, 7):
-        order = Order(np.arange(40) % 32 + 1, 64, 11, window)
+    for reach in (None, Reach(8, 7), Reach(32, 20)):
+        order = Order(np.arange(40) % 32 + 1, 64, 11, reach)
         sha.update(order.bounds.astype("<i8").tobytes())
         for epoch in (0, 1, 1000):
-            sha.update(epoch_of(order, epoch).astype("<i8").tobytes())
+            sha.update(order.epoch(epoch).rows.astype("<i8").tobytes())
     sha.update(np.concatenate(split_episodes([30, 20, 1], 0.2, seed=11)).tobytes())
     # Changing this breaks the resuming of everybody's runs: say so in the change log.
-    assert sha.hexdigest()[:16] == "f266fce114c9aaac"
+    assert sha.hexdigest()[:16] == "904b425ea118156d"
 
 
-def test_asking_twice_in_any_sequence_gives_the_same_and_nobody_can_spoil_it_for_others():
-    order = Order(lengths_of(40), 64, 11, 7)
-    keys = [(epoch, window) for epoch in range(3) for window in range(order.windows)]
-    first = {key: order.states(*key).copy() for key in keys}
-    fresh = Order(lengths_of(40), 64, 11, 7)
-    for key in np.random.default_rng(0).permutation(keys + keys).tolist():
-        np.testing.assert_array_equal(fresh.states(*key), first[tuple(key)])
-    with pytest.raises(ValueError, match="read-only"):
-        fresh.states(0, 0)[0] = 0
+def test_asking_twice_gives_the_same_and_nobody_can_spoil_it_for_others():
+    for reach in (None, Reach(8, 7)):
+        order, other = Order(lengths_of(40), 64, 11, reach), Order(lengths_of(40), 64, 11, reach)
+        for epoch in (2, 0, 2, 1, 0):
+            for array, again in zip(order.epoch(epoch), other.epoch(epoch), strict=True):
+                np.testing.assert_array_equal(array, again)
+        with pytest.raises(ValueError, match="read-only"):
+            order.epoch(0).rows[0] = 0
 
 
-def test_another_seed_and_another_epoch_are_other_orders_and_the_batch_size_only_cuts_them():
-    first = Order(lengths_of(40), 64, 11, 40)
-    assert not np.array_equal(epoch_of(first, 0), epoch_of(first, 1))
-    assert not np.array_equal(epoch_of(first, 0), epoch_of(Order(lengths_of(40), 64, 12, 40), 0))
-    np.testing.assert_array_equal(epoch_of(first, 2), epoch_of(Order(lengths_of(40), 10, 11, 40), 2))
+@pytest.mark.parametrize("reach", [None, Reach(8, 30)])
+def test_another_seed_and_another_epoch_are_other_orders_and_the_batch_size_only_cuts_them(reach):
+    first = Order(lengths_of(40), 64, 11, reach)
+    rows = first.epoch(0).rows
+    assert not np.array_equal(rows, first.epoch(1).rows)
+    assert not np.array_equal(rows, Order(lengths_of(40), 64, 12, reach).epoch(0).rows)
+    np.testing.assert_array_equal(first.epoch(2).rows, Order(lengths_of(40), 10, 11, reach).epoch(2).rows)
 
 
-def test_blocks_states_and_split_are_not_drawn_from_the_same_chance():
-    # numpy's seeds are filled up with zeros: without care, seed 0, epoch 0 and window 0 would all be one generator.
-    order = Order(np.ones(1000, np.int64), 10, 0, 1000)
-    blocks, states = order.blocks(0, 0), order.states(0, 0)[:, 0]
+def test_states_pieces_and_split_are_not_drawn_from_the_same_chance():
+    # numpy's seeds are filled up with zeros: without care, seed 0 and epoch 0 and the split would all be one generator.
+    orders = permutation(1000, 0), permutation(1000, 0, 0), permutation(1000, 0, 0, 0), permutation(1000, 0, 0, 1)
+    for one, other in itertools.combinations(orders, 2):
+        assert (one == other).mean() < 0.02
     held = np.flatnonzero(split_episodes([1000], 0.5, seed=0)[0])
-    assert (blocks[states] == blocks).mean() < 0.02
-    assert not np.array_equal(blocks[blocks], states)
-    assert not np.array_equal(np.sort(blocks[:500]), held)
+    assert not np.array_equal(held, np.sort(permutation(1000, 0, 0)[:500]))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 255, 256, 257, 70_000])
+def test_a_permutation_holds_every_number_once(count):
+    np.testing.assert_array_equal(np.sort(permutation(count, 5, 1)), np.arange(count))
 
 
 def test_unshuffled_is_the_recorded_order():
-    order = Order(lengths_of(20), 16, 0, 3, shuffle=False)
-    for epoch in range(2):
-        np.testing.assert_array_equal(positions(order, epoch), np.arange(order.lengths.sum()))
+    lengths = lengths_of(20)
+    for reach in (None, Reach(8, 3)):
+        order = Order(lengths, 16, 0, reach, shuffle=False)
+        for epoch in range(2):
+            assert order.epoch(epoch).rows.tolist() == every_row(lengths)
 
 
 @pytest.mark.parametrize("episodes", [[10], [1, 1], [3, 1, 40], [500]])

@@ -1,0 +1,81 @@
+"""The command line: `python -m pd_lightning.streaming order`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from jsonargparse import auto_cli
+
+from pd_lightning.blocks import Shard, find_shards
+from pd_lightning.machine import available_memory
+from pd_lightning.streaming.mixing import Mixture, batch_sizes, build_streams, check_mixing, choose_reaches
+from pd_lightning.streaming.stream import held_out
+from pd_lightning.streaming.window import Blocks
+
+
+def order(
+    root: str,
+    games: str | list[str] = "pong",
+    batch_size: int = 256,
+    ranks: int = 1,
+    rank: int = 0,
+    epoch: int = 0,
+    seed: int = 0,
+    memory: float | None = None,
+    validation: float = 0.05,
+    mixing: str = "balanced",
+    weights: dict[str, float] = {},  # noqa: B006 (never changed)
+) -> None:
+    """Prints the states that a rank would see in an epoch: game, batch, shard, block, step; reads no frames.
+
+    Args:
+        root: folder of the datasets.
+        games: which of them; `pong,breakout` and `[pong, breakout]` are the same.
+        batch_size: states of each game in a batch, over all ranks.
+        ranks: number of devices.
+        rank: which of them.
+        epoch: counted from 0.
+        seed: of the shuffling.
+        memory: GiB for decoded frames, over all games (default: half of what is free).
+        validation: share of the episodes that is held out.
+        mixing: balanced (every batch holds every game) or one_game.
+        weights: of games, 1 where none is given.
+    """
+    games = games.split(",") if isinstance(games, str) else games
+    every = check_mixing(games, mixing, weights)
+    if batch_size % ranks:
+        raise ValueError(f"batch_size is {batch_size}: it must be a multiple of the number of devices, {ranks}")
+    sizes = batch_sizes(batch_size, mixing, every)
+    blocks = {}
+    for game in games:
+        shards = [Shard(path) for path in find_shards(Path(root) / game)]
+        blocks[game] = Blocks(shards, held_out(shards, validation, seed)[0])
+    room = available_memory("cpu") // 2 if memory is None else int(memory * 2**30)
+    reaches = choose_reaches(blocks, sizes, room)
+    print_order(Mixture(build_streams(blocks, sizes, reaches, seed, rank, ranks), mixing, every), epoch)
+
+
+def print_order(mixture: Mixture, epoch: int) -> None:
+    """A line a state."""
+    for i in range(len(mixture)):
+        for game, number in mixture.turn(epoch * len(mixture) + i).items():
+            stream = mixture.streams[game]
+            ids = stream.ids(number)
+            shards = [Path(shard.path).name for shard in stream.blocks.shards]
+            for (shard, block), step in zip(stream.blocks.chosen[ids[:, 0]], ids[:, 1], strict=True):
+                print(game, i, shards[shard], block, step)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    try:
+        auto_cli({"order": order}, args=arguments, prog="python -m pd_lightning.streaming")
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

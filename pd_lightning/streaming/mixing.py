@@ -1,0 +1,159 @@
+"""Several games: which of them an update learns from, how much of each, and which memory each of them gets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import torch
+
+from pd_lightning.streaming.order import Reach
+from pd_lightning.streaming.source import choose_reach, memory_of
+from pd_lightning.streaming.stream import Batch, Stream
+from pd_lightning.streaming.window import Blocks
+
+MIXINGS = ("balanced", "one_game")
+
+
+def check_mixing(games: list[str], mixing: str, weights: Mapping[str, float]) -> dict[str, float]:
+    """The weight of every game, 1 where none is given.
+
+    Raises:
+        ValueError: there is no such mixing, or a weight is of no game or not above 0.
+    """
+    if mixing not in MIXINGS:
+        raise ValueError(f"unknown mixing {mixing!r}: choose --data.mixing from {', '.join(MIXINGS)}")
+    for game, weight in weights.items():
+        if game not in games or not 0 < weight < float("inf"):
+            raise ValueError(f"weight of {game} is {weight}: give --data.weights above 0, of {', '.join(games)}")
+    return {game: float(weights.get(game, 1.0)) for game in games}
+
+
+def batch_sizes(batch_size: int, mixing: str, weights: Mapping[str, float]) -> dict[str, int]:
+    """Most states of each game in a batch that holds it: weights share out `batch_size` for each game, or turns.
+
+    >>> batch_sizes(256, "balanced", {"pong": 3.0, "breakout": 1.0})
+    {'pong': 384, 'breakout': 128}
+    """
+    if mixing == "one_game":
+        return dict.fromkeys(weights, batch_size)
+    mean = sum(weights.values()) / len(weights)
+    sizes = {game: round(batch_size * weight / mean) for game, weight in weights.items()}
+    if scarce := [game for game, size in sizes.items() if size < 1]:
+        raise ValueError(f"weight of {scarce[0]} leaves no state of it in a batch: raise it, or --data.batch_size")
+    return sizes
+
+
+def choose_reaches(blocks: Mapping[str, Blocks], sizes: Mapping[str, int], memory: int) -> dict[str, Reach | None]:
+    """How well each game can be shuffled, if they share some memory: small ones leave to others what they do not need.
+
+    Args:
+        blocks: of each game.
+        sizes: of their batches, over all ranks.
+        memory: bytes for decoded frames, over all games.
+
+    Raises:
+        ValueError: there is too little for one of them.
+    """
+    needs = {game: memory_of(each, sizes[game], None) for game, each in blocks.items()}
+    reaches: dict[str, Reach | None] = {}
+    for left, game in zip(range(len(needs), 0, -1), sorted(needs, key=lambda game: needs[game]), strict=True):
+        reaches[game] = choose_reach(blocks[game], sizes[game], memory // left)
+        memory -= memory_of(blocks[game], sizes[game], reaches[game])
+    return {game: reaches[game] for game in blocks}
+
+
+def memory_of_all(blocks: Mapping[str, Blocks], sizes: Mapping[str, int], reaches: Mapping[str, Reach | None]) -> int:
+    """Bytes that the decoded frames of all games take."""
+    return sum(memory_of(each, sizes[game], reaches[game]) for game, each in blocks.items())
+
+
+class Mixture:
+    """Batches {game: Batch} without end: an epoch's number at a time, going on where it stopped.
+
+    ``balanced``: every batch holds every game, and an epoch is as long as the game with the most batches needs; smaller
+    ones begin anew meanwhile. ``one_game``: each batch is of one game (Rusu et al., 2016), which take turns as evenly
+    as their weights allow; an epoch gives every game its share, and at least all of its states.
+
+    Args:
+        streams: one of each game.
+        mixing: `balanced` or `one_game`.
+        weights: of each game; in a balanced mixture they lie in the streams' batch sizes.
+
+    Attributes:
+        streams: see above.
+        batches_given: how many were given so far, over all epochs; set it to resume.
+    """
+
+    def __init__(self, streams: dict[str, Stream], mixing: str, weights: Mapping[str, float]) -> None:
+        self.streams, self.batches_given = streams, 0
+        self._games = list(streams)
+        self._turns: np.ndarray | None = None
+        lengths = np.array([len(stream) for stream in streams.values()])
+        if mixing == "one_game":
+            shares = np.array([weights[game] for game in streams])
+            self._shares = np.ceil(shares * (lengths / shares).max() - 1e-9).astype(int)  # batches of each in an epoch
+            self._turns, self._numbers = even_turns(self._shares)
+        self._length = int(lengths.max()) if self._turns is None else len(self._turns)
+
+    def __len__(self) -> int:
+        """Batches in an epoch, on every rank."""
+        return self._length
+
+    def __iter__(self) -> Iterator[dict[str, Batch]]:
+        """As many batches as an epoch has, from where the last iteration stopped."""
+        for _ in range(len(self)):
+            number = self.batches_given
+            self.batches_given += 1
+            yield self.batch(number)
+
+    def turn(self, number: int) -> dict[str, int]:
+        """The games that the `number`-th batch holds, and which of their own batches those are."""
+        if self._turns is None:
+            return dict.fromkeys(self._games, number)
+        epoch, i = divmod(number, self._length)
+        game = self._turns[i]
+        return {self._games[game]: int(epoch * self._shares[game] + self._numbers[i])}
+
+    def batch(self, number: int) -> dict[str, Batch]:
+        """This rank's share of the `number`-th batch of all epochs.
+
+        Raises:
+            ShardError: a recording is damaged, or was changed since it was opened.
+        """
+        turn = self.turn(number)
+        for game, own in turn.items():
+            self.streams[game].prepare(own)
+        return {game: self.streams[game].batch(own) for game, own in turn.items()}
+
+
+def even_turns(shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Who has a turn when, if each has some number of turns, spread evenly.
+
+    Returns:
+        Whose turn it is, and how many turns that one had before, int64 [sum of shares] each.
+
+    >>> even_turns(np.array([2, 4]))[0]
+    array([1, 0, 1, 1, 0, 1])
+    """
+    whose = np.repeat(np.arange(len(shares)), shares)
+    before = np.concatenate([np.arange(share) for share in shares])
+    sequence = np.argsort((before + 0.5) / shares[whose], kind="stable")
+    return whose[sequence], before[sequence]
+
+
+def build_streams(
+    blocks: Mapping[str, Blocks],
+    sizes: Mapping[str, int],
+    reaches: Mapping[str, Reach | None],
+    seed: int,
+    rank: int = 0,
+    ranks: int = 1,
+    threads: int = 0,
+    device: torch.device | str = "cpu",
+) -> dict[str, Stream]:
+    """A shuffled stream of each game; the arguments are those of `Stream`."""
+    return {
+        game: Stream(each, sizes[game], seed, reaches[game], rank, ranks, threads=threads, device=device)
+        for game, each in blocks.items()
+    }

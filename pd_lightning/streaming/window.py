@@ -1,0 +1,246 @@
+"""Decoded frames in memory, and the memory of batches: what a stream gathers from, and into.
+
+Threads read around libhdf5's lock and decode into slots; a batch is one gather out of them. On the CPU that is numpy's:
+torch's waits for its slowest thread, and is ten times slower where another process is busy. On a GPU the frames lie in
+its memory: they cross the bus once and packed one by one, not four times and once per epoch.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Executor, Future
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pd_lightning.blocks import CHUNK, STACK, Shard
+
+PIXELS = CHUNK[1] * CHUNK[2]
+"""Bytes of a frame."""
+_STACKED = np.arange(STACK)
+_thread = threading.local()  # a block per thread; fresh memory for each would cost more than to unpack it
+JOB = 16
+"""Most slots that a thread fills at a time: some tenths of a millisecond of work."""
+
+
+class Blocks:
+    """Some blocks of a game's shards as one sequence, numbered from 0.
+
+    Args:
+        shards: of one game.
+        chosen: shard and block of each, int64 [N, 2].
+    """
+
+    def __init__(self, shards: Sequence[Shard], chosen: np.ndarray) -> None:
+        self.shards, self.chosen = list(shards), chosen
+        self.lengths = np.array([shards[s].lengths[b] for s, b in chosen], np.int64)
+        self.q_values = np.stack([shards[s].q_values[b] for s, b in chosen])  # [N, L, A]
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    @property
+    def states(self) -> int:
+        """Number of states in all blocks."""
+        return int(self.lengths.sum())
+
+    def read(self, block: int, out: np.ndarray) -> None:
+        """Decodes a block's frames into `out`, uint8 [L + 3, 84, 84]; safe from several threads.
+
+        Raises:
+            ShardError: the bytes on disk are not those that were recorded.
+        """
+        shard, number = self.chosen[block]
+        self.shards[shard].read_block(int(number), out)
+
+
+class Window:
+    """Slots of decoded frames in host memory.
+
+    Args:
+        blocks: what is read.
+        slots: how many pieces it holds.
+        steps: most states in a piece; a slot has 3 frames more.
+        workers: threads that decode.
+    """
+
+    def __init__(self, blocks: Blocks, slots: int, steps: int, workers: Executor) -> None:
+        self.slots, self.depth = slots, steps + STACK - 1
+        self._blocks, self._workers = blocks, workers
+        self._jobs: dict[int, tuple[np.ndarray, Future[Tensor | None]]] = {}
+        self._count = 0  # of all jobs so far
+        self._job_of = np.full(slots, -1)  # which job a slot waits for
+        self._make_room()
+
+    def _make_room(self) -> None:
+        frames = np.empty((self.slots, self.depth, *CHUNK[1:]), np.uint8)
+        self._frames, self._flat = frames, frames.reshape(-1, PIXELS)
+        self._pool = BufferPool()
+
+    def ask(self, slots: np.ndarray, pieces: np.ndarray) -> None:
+        """Starts to decode pieces into slots; what is there is lost.
+
+        Args:
+            slots: different ones, int [n]; they are filled in this order.
+            pieces: block and first step of each, int [n, 2].
+
+        Raises:
+            ShardError: a piece that was asked for before in one of these slots is damaged.
+        """
+        self.wait(slots)  # what nobody needed must not arrive after what is asked for now
+        for low in range(0, len(slots), JOB):
+            part = slots[low : low + JOB]
+            self._job_of[part] = self._count
+            job = self._workers.submit(self._decode, part.tolist(), pieces[low : low + JOB].tolist())
+            self._jobs[self._count] = part, job
+            self._count += 1
+
+    @property
+    def waiting(self) -> bool:
+        """Whether anything that was asked for has not been waited for."""
+        return bool(self._jobs)
+
+    def wait(self, slots: np.ndarray) -> None:
+        """Until the pieces that were asked for last in these slots have arrived.
+
+        Raises:
+            ShardError: one of them is damaged; so it is if asked again.
+        """
+        jobs = np.unique(self._job_of[slots])
+        for number in jobs[jobs >= 0].tolist():
+            part, job = self._jobs[number]
+            self._settle(part, job.result())
+            self._job_of[part] = -1
+            del self._jobs[number]
+
+    def clear(self) -> None:
+        """Gives up whatever was asked for, once nobody writes any more."""
+        for _, job in self._jobs.values():
+            if not job.cancel():
+                job.exception()
+        self._jobs.clear()
+        self._job_of[:] = -1
+
+    def _decode(self, slots: list[int], pieces: list[list[int]]) -> Tensor | None:
+        """Runs in a thread."""
+        self._fill((self._frames[slot] for slot in slots), pieces)
+
+    def _fill(self, room: Iterable[np.ndarray], pieces: list[list[int]]) -> None:
+        for out, (block, step) in zip(room, pieces, strict=True):
+            if self.depth == CHUNK[0]:
+                self._blocks.read(block, out)
+            else:  # all of it has to be unpacked: into memory that stays in the processor's cache
+                if not hasattr(_thread, "block"):
+                    _thread.block = np.empty(CHUNK, np.uint8)
+                self._blocks.read(block, _thread.block)
+                out[:] = _thread.block[step : step + self.depth]
+
+    def _settle(self, slots: np.ndarray, frames: Tensor | None) -> None:
+        """What is left to do when a job is done."""
+
+    def room(self, count: int) -> Any:
+        """Memory for states, to be gathered into: an array or tensor uint8 [count, 4, 84, 84]."""
+        return self._pool.take(count)
+
+    def gather(self, frames: np.ndarray, room: Any) -> None:
+        """Copies states.
+
+        Args:
+            frames: the four frames of each, counted over all slots, int [4 n].
+            room: uint8 [n, 4, 84, 84], of what `room` gave.
+        """
+        # mode="clip": numpy then writes straight to the room, without a buffer in between
+        np.take(self._flat, frames, axis=0, out=room.reshape(-1, PIXELS), mode="clip")
+
+    def tensor(self, room: Any) -> Tensor:
+        """What was gathered."""
+        return torch.from_numpy(room)
+
+
+class DeviceWindow(Window):
+    """The same in the memory of a device: threads decode into pinned memory, from which it is copied asynchronously.
+
+    Copies and gathers are queued on one stream of the device, so none overtakes another.
+
+    Args:
+        blocks: what is read.
+        slots: how many pieces it holds.
+        steps: most states in a piece.
+        workers: threads that decode.
+        device: where the frames are.
+    """
+
+    def __init__(self, blocks: Blocks, slots: int, steps: int, workers: Executor, device: torch.device) -> None:
+        self.device = device
+        super().__init__(blocks, slots, steps, workers)
+
+    def _make_room(self) -> None:
+        self._on_device = torch.empty((self.slots, self.depth, PIXELS), dtype=torch.uint8, device=self.device)
+
+    def _decode(self, slots: list[int], pieces: list[list[int]]) -> Tensor:
+        # torch keeps pinned memory for the next one who asks, once the copy out of it is done.
+        pinned = self.device.type == "cuda"
+        frames = torch.empty((len(pieces), self.depth, *CHUNK[1:]), dtype=torch.uint8, pin_memory=pinned)
+        self._fill(frames.numpy(), pieces)
+        return frames
+
+    def _settle(self, slots: np.ndarray, frames: Tensor | None) -> None:
+        assert frames is not None
+        for slot, piece in zip(slots.tolist(), frames.flatten(2), strict=True):
+            self._on_device[slot].copy_(piece, non_blocking=True)
+
+    def room(self, count: int) -> Any:
+        """Memory of the device; its allocator keeps what is freed."""
+        return torch.empty((count, STACK, *CHUNK[1:]), dtype=torch.uint8, device=self.device)
+
+    def gather(self, frames: np.ndarray, room: Any) -> None:
+        """As on the host."""
+        index = to_device(frames.astype(np.int64), self.device)
+        torch.index_select(self._on_device.view(-1, PIXELS), 0, index, out=room.view(-1, PIXELS))
+
+    def tensor(self, room: Any) -> Tensor:
+        """What was gathered."""
+        return room
+
+
+def stacked(first: np.ndarray) -> np.ndarray:
+    """The frames of states by the first of each, int64 [4 n]."""
+    return (first[:, None] + _STACKED).ravel()
+
+
+def to_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """A small array on a device, without waiting for it."""
+    tensor = torch.from_numpy(array)
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
+
+
+class BufferPool:
+    """Memory for batches, used again once nobody holds the batch that was in it.
+
+    Fresh memory for every batch costs ten times the gather (page faults), and a ring that is simply overwritten would
+    change batches under the feet of whoever keeps one.
+    """
+
+    def __init__(self) -> None:
+        self._buffers: list[np.ndarray] = []
+
+    def take(self, count: int) -> np.ndarray:
+        """uint8 [count, 4, 84, 84], uninitialised."""
+        for buffer in self._buffers:
+            # What was made of it holds the buffer: nobody has it if it is known by this list, this variable and this
+            # call alone.
+            if len(buffer) >= count and sys.getrefcount(buffer) == 3:
+                return buffer[:count]
+        # Those that are too small are let go: a stream's batches differ by one, so that is soon over.
+        self._buffers = [buffer for buffer in self._buffers if len(buffer) >= count]
+        self._buffers.append(np.empty((count, STACK, *CHUNK[1:]), np.uint8))
+        return self._buffers[-1][:]
+
+
+def slot_bytes(steps: int) -> int:
+    """Memory of a slot for pieces of so many steps."""
+    return (steps + STACK - 1) * PIXELS
