@@ -1,7 +1,9 @@
 """Recorded games under Lightning: every game in every batch, nothing lost by stopping, nothing mixed by accident."""
 
 import json
+import os
 import pickle
+import re
 import shutil
 import warnings
 from dataclasses import replace
@@ -406,6 +408,58 @@ def test_a_new_trainer_begins_anew_with_the_same_data_module(datasets, checkpoin
     data = data_of(datasets)
     assert fit(datasets, ckpt_path=checkpoint, data=data).seen == in_order[11:24]
     assert fit(datasets, data=data, max_epochs=1).seen == in_order[:8]
+
+
+# What happens to the files while a run learns from them
+
+
+def overwritten(path):
+    """Other frames, in place."""
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 4)
+        file.write(bytes(path.stat().st_size // 2))
+
+
+def appended_to(path):
+    with path.open("ab") as file:
+        file.write(bytes(1000))
+
+
+HARMLESS = {  # what was opened is still there
+    "deleted": lambda path: path.unlink(),
+    "replaced": lambda path: os.replace(shutil.copy(path.with_name("0001.h5"), path.parent / "other"), path),
+    "appended to": appended_to,
+    "joined by another": lambda path: shutil.copy(path, path.with_name("0002.h5")),
+}
+HARMFUL = {"overwritten": overwritten, "cut short": lambda path: os.truncate(path, 5000)}
+
+
+@pytest.mark.parametrize("memory", [None, 0.003], ids=["decoded once", "flowing through"])
+@pytest.mark.parametrize("change", [*HARMLESS, *HARMFUL])
+def test_a_shard_that_changes_during_a_fit_gives_the_states_it_had_or_an_error_and_never_another_state(
+    datasets, tmp_path, change, memory
+):
+    shutil.copytree(datasets, tmp_path / "datasets")
+    victim = tmp_path / "datasets" / "pong" / "0000.h5"
+    expected = fit(datasets, data=data_of(datasets, memory=memory)).seen
+
+    class Change(pl.Callback):
+        def on_train_batch_end(self, trainer, module, *_):
+            if len(module.seen) == 3:
+                (HARMLESS | HARMFUL)[change](victim)
+
+    data = data_of(tmp_path / "datasets", memory=memory)
+    module = Watched(data.actions)
+    run = quiet_trainer(max_epochs=3, callbacks=[Change()])
+    try:
+        run.fit(module, data)
+    except ShardError as error:
+        assert change in HARMFUL
+        assert re.search(r"0000\.h5: block \d+ is", str(error))
+        assert module.seen == expected[: len(module.seen)]
+    else:
+        assert change in HARMLESS or memory is None  # what is decoded cannot be harmed
+        assert module.seen == expected
 
 
 def test_nothing_need_be_held_out(datasets):

@@ -19,6 +19,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import yaml
+from conftest import quiet_trainer
 
 from pd_lightning.callbacks import SEEDS
 from pd_lightning.datamodule import TeacherDatasets
@@ -173,13 +174,20 @@ from pytorch_lightning.callbacks import Callback
 class Witness(Callback):
     """Writes down what this rank has learned from, what it has logged, and with which weights it ended."""
 
-    def __init__(self):
-        self.seen = {}
+    def __init__(self, save_at=0):
+        self.seen, self.save_at, self.without_gradient = [], save_at, []
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        for game, (states, teacher_q) in batch.items():
-            ids = [zlib.crc32(q.numpy().tobytes(), zlib.crc32(s.numpy().tobytes())) for s, q in zip(states, teacher_q)]
-            self.seen.setdefault(game, []).append(ids)
+        self.seen.append({
+            game: [zlib.crc32(q.numpy().tobytes(), zlib.crc32(s.numpy().tobytes())) for s, q in zip(states, teacher_q)]
+            for game, (states, teacher_q) in batch.items()
+        })
+        if trainer.global_step == self.save_at:
+            trainer.save_checkpoint(f"at{self.save_at}.ckpt", weights_only=False)
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        heads = pl_module.student.heads
+        self.without_gradient.append([game for game in heads if heads[game].output.weight.grad is None])
 
     def teardown(self, trainer, pl_module, stage):
         if stage == "fit":
@@ -188,8 +196,13 @@ class Witness(Callback):
                 digest.update(value.cpu().numpy().tobytes())
             logged = {key: float(value) for key, value in trainer.callback_metrics.items()}
             with open(f"rank{trainer.global_rank}.json", "w") as file:
-                json.dump({"seen": self.seen, "logged": logged, "weights": digest.hexdigest()}, file)
+                json.dump({"seen": self.seen, "without_gradient": self.without_gradient, "logged": logged,
+                           "weights": digest.hexdigest()}, file)
 '''
+
+
+RANKS = ["--trainer.devices=2", "--trainer.strategy=ddp"]
+GAMES = ["--data.games=[pong,breakout]", "--trainer.max_steps=8"]
 
 
 @pytest.fixture(scope="module")
@@ -197,21 +210,50 @@ def data(datasets):
     return TeacherDatasets(str(datasets), ["pong", "breakout"], batch_size=64, validation=0.25, threads=1)
 
 
+def witnesses(folder, root, *words, save_at=0):
+    """The notes of all ranks of a run."""
+    folder.mkdir(exist_ok=True)
+    (folder / "witness.py").write_text(WITNESS)
+    witness = ["--trainer.callbacks+=witness.Witness", f"--trainer.callbacks.save_at={save_at}"]
+    status, output = Run(folder, *FIT, root, *witness, *words).end()
+    assert status == 0, output
+    assert ("Starting with 2 processes" in output) == (RANKS[0] in words)
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("rank?.json"))]
+
+
+def joined(ranks):
+    """What all ranks together learned from, batch by batch: the same games, and each game's states in their order."""
+    for batches in zip(*(rank["seen"] for rank in ranks), strict=True):
+        assert {tuple(batch) for batch in batches} == {tuple(batches[0])}
+        yield {game: [state for batch in batches for state in batch[game]] for game in batches[0]}
+
+
+def expected_of(data, numbers, **settings):
+    """The same as one stream of one process would give it."""
+    one = TeacherDatasets(str(data.root), data.games, 64, validation=0.25, **settings)
+    one.trainer = quiet_trainer()
+    one.setup("fit")
+    assert one.mixture is not None
+    for number in numbers:
+        yield {
+            game: [
+                zlib.crc32(q.tobytes(), zlib.crc32(s.tobytes())) for s, q in zip(*map(np.asarray, part), strict=True)
+            ]
+            for game, part in one.mixture.batch(number).items()
+        }
+
+
 @pytest.fixture(scope="module")
 def two(root, tmp_path_factory):
     """Folder and the two ranks' notes of a run of 8 updates: one epoch of pong, four of breakout."""
     folder = tmp_path_factory.mktemp("two")
-    (folder / "witness.py").write_text(WITNESS)
-    ranks = ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.callbacks+=witness.Witness"]
-    play = ["--rollouts.episodes=3", "--trainer.val_check_interval=4"]
-    games = ["--data.games=[pong,breakout]", "--trainer.max_steps=8", "--checkpoint.monitor=rollout/pong/return"]
-    status, output = Run(folder, *FIT, root, *ranks, *play, *games).end()
-    assert status == 0, output
-    assert "Starting with 2 processes" in output
-    return folder, [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]
+    play = ["--rollouts.episodes=3", "--trainer.val_check_interval=4", "--checkpoint.monitor=rollout/pong/return"]
+    return folder, witnesses(folder, root, *RANKS, *GAMES, *play)
 
 
 def test_with_two_processes_every_state_is_learned_from_once_per_epoch_over_both_ranks(two, data):
+    seen = list(joined(two[1]))
+    assert seen == list(expected_of(data, range(8)))
     for game, epochs in (("pong", 1), ("breakout", 4)):
         recorded = Counter()
         for shard, block in data.blocks[game].chosen:
@@ -219,10 +261,28 @@ def test_with_two_processes_every_state_is_learned_from_once_per_epoch_over_both
             for state, q in zip(opened.states(int(block)), opened.q_values[block], strict=False):
                 recorded[zlib.crc32(q.tobytes(), zlib.crc32(state.tobytes()))] += epochs
         assert recorded.total() == epochs * {"pong": 450, "breakout": 120}[game]
-        batches = [rank["seen"][game] for rank in two[1]]
-        assert Counter(state for rank in batches for batch in rank for state in batch) == recorded
-        for first, second in zip(*batches, strict=True):
-            assert abs(len(first) - len(second)) <= 1  # each half of every batch
+        assert Counter(state for batch in seen for state in batch[game]) == recorded
+        for first, second in zip(*(rank["seen"] for rank in two[1]), strict=True):
+            assert abs(len(first[game]) - len(second[game])) <= 1  # each half of every batch
+
+
+def test_a_run_of_one_game_a_batch_goes_on_with_other_numbers_of_processes_as_if_nothing_had_happened(
+    root, data, tmp_path
+):
+    flowing = {"mixing": "one_game", "memory": 0.003}
+    settings = [f"--data.{name}={value}" for name, value in flowing.items()]
+    settings += [*GAMES, "--rollouts.every_n_updates=0", "--film.enabled=false"]
+    expected = list(expected_of(data, range(8), **flowing))
+    assert {tuple(batch) for batch in expected} == {("pong",), ("breakout",)}
+    first = witnesses(tmp_path / "two", root, *RANKS, *settings, save_at=3)
+    assert list(joined(first)) == expected
+    assert first[0]["weights"] == first[1]["weights"]
+    for rank in first:  # a head that a batch does not train gets no gradient, so its optimizer leaves it alone
+        assert rank["without_gradient"] == [[g for g in data.games if g not in batch] for batch in expected]
+    alone = witnesses(tmp_path / "one", root, *settings, f"--ckpt_path={tmp_path}/two/at3.ckpt", save_at=6)
+    assert list(joined(alone)) == expected[3:]
+    again = witnesses(tmp_path / "again", root, *RANKS, *settings, f"--ckpt_path={tmp_path}/one/at6.ckpt")
+    assert list(joined(again)) == expected[6:]
 
 
 def test_two_processes_end_with_the_same_weights(two):
