@@ -27,6 +27,7 @@ from pd_lightning.streaming.mixing import (
     choose_reaches,
     memory_of_all,
 )
+from pd_lightning.streaming.stream import new_workers
 
 STATISTICS_BLOCKS = 256
 """How many blocks, spread evenly over a recording, its mean image is taken from."""
@@ -74,8 +75,7 @@ class TeacherDatasets(pl.LightningDataModule):
             it, shuffled as well as it allows, which is said when a run starts.
         validation: share of the episodes of each game that is held out; at least one episode unless it is 0.
         seed: of the split and of the shuffling.
-        threads: that read and decode, for each game; 0 is one for every core but one, 1 to 4. Does not change the
-            order.
+        threads: that read and decode; 0 is one for every core but one, 1 to 4. Does not change the order.
         allow_mixed: accept shards of different teachers or protocols in one game's folder.
         mixing: balanced (every batch holds every game) or one_game (every batch holds one, in turns, as in the paper).
         weights: of games, as in {pong: 2, breakout: 1}; 1 where none is given. A game of twice the weight has twice the
@@ -183,8 +183,9 @@ class TeacherDatasets(pl.LightningDataModule):
         """Held-out states in recorded order, one game after the other."""
         assert self.trainer is not None
         ranks = self.trainer.global_rank, self.trainer.world_size
+        workers = new_workers(self.threads)
         return HeldOut({
-            game: Stream(blocks, self.batch_size, self.seed, None, *ranks, False, self.threads, self._device)
+            game: Stream(blocks, self.batch_size, self.seed, None, *ranks, False, workers, self._device)
             for game, blocks in self.held_out.items()
         })  # fmt: skip
 

@@ -18,6 +18,7 @@ import torch
 from pd_lightning.blocks import CHUNK, Shard, ShardError, find_shards
 from pd_lightning.streaming import Blocks, Reach, Stream, choose_reach, held_out, memory_of, variety
 from pd_lightning.streaming.__main__ import main
+from pd_lightning.streaming.stream import new_workers
 from pd_lightning.streaming.window import BufferPool, slot_bytes
 
 WHOLE, TIGHT = None, Reach(8, 20)  # pong's 24 blocks are 84 pieces of 8 steps
@@ -155,7 +156,7 @@ def test_an_epoch_is_all_that_the_shards_hold_counted_without_any_index(pong, re
 
 @REACHES
 def test_the_number_of_threads_changes_nothing(pong, reach):
-    first, *others = (take(Stream(pong, 50, 3, reach, threads=threads), 30) for threads in (1, 2, 4))
+    first, *others = (take(Stream(pong, 50, 3, reach, workers=new_workers(threads)), 30) for threads in (1, 2, 4))
     for other in others:
         assert_same(first, other)
 
@@ -165,7 +166,7 @@ def test_a_new_stream_goes_on_from_anywhere_as_if_nothing_had_happened(pong, rea
     through = take(Stream(pong, 50, 3, reach), 40)
     length = len(Stream(pong, 50, 3, reach))
     for start in (0, 1, length - 1, length, *np.random.default_rng(0).integers(2, 36, 6).tolist()):
-        assert_same(take(Stream(pong, 50, 3, reach, threads=2), 4, start), through[start : start + 4])
+        assert_same(take(Stream(pong, 50, 3, reach, workers=new_workers(2)), 4, start), through[start : start + 4])
 
 
 def test_a_running_stream_can_be_sent_anywhere(pong):
@@ -205,7 +206,7 @@ def test_what_flows_through_is_decoded_once_for_each_piece_and_window_and_epoch(
 
 def test_going_on_reads_nothing_of_what_came_before(datasets):
     blocks = blocks_of(datasets / "pong", kind=Counting)
-    stream = Stream(blocks, 50, 3, TIGHT, threads=1)
+    stream = Stream(blocks, 50, 3, TIGHT, workers=new_workers(1))
     take(stream, 1, 3 * len(stream) + 6)
     assert blocks.reads.sum() <= memory_of(blocks, 50, TIGHT) // slot_bytes(8) + len(stream.order.piece_starts) // 4
 
@@ -214,7 +215,7 @@ def test_going_on_reads_nothing_of_what_came_before(datasets):
 @pytest.mark.parametrize("start", [0, 7, 16])
 def test_what_is_needed_first_is_decoded_first(datasets, reach, start):
     blocks = blocks_of(datasets / "pong", kind=Counting)
-    stream = Stream(blocks, 8, 3, reach, threads=1)
+    stream = Stream(blocks, 8, 3, reach, workers=new_workers(1))
     stream.batch(start)
     block, step = stream.ids(start).T
     needed = np.unique([block, step // 8 if reach else 0 * step], axis=1)[0]
@@ -337,7 +338,7 @@ def test_a_shard_that_was_replaced_or_cut_short_is_an_error(datasets, tmp_path):
 
 
 def test_threads_end_with_their_stream(pong):
-    stream = Stream(pong, 50, 3, TIGHT, threads=3)
+    stream = Stream(pong, 50, 3, TIGHT, workers=new_workers(3))
     take(stream, 3)
     assert any(thread.name.startswith("stream") for thread in threading.enumerate())
     del stream

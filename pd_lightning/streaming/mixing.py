@@ -9,7 +9,7 @@ import torch
 
 from pd_lightning.streaming.order import Reach
 from pd_lightning.streaming.source import choose_reach, memory_of
-from pd_lightning.streaming.stream import Batch, Stream
+from pd_lightning.streaming.stream import Batch, Stream, new_workers
 from pd_lightning.streaming.window import Blocks
 
 MIXINGS = ("balanced", "one_game")
@@ -152,8 +152,9 @@ def build_streams(
     threads: int = 0,
     device: torch.device | str = "cpu",
 ) -> dict[str, Stream]:
-    """A shuffled stream of each game; the arguments are those of `Stream`."""
+    """A shuffled stream of each game, all with the same threads; the arguments are those of `Stream`."""
+    workers = new_workers(threads)
     return {
-        game: Stream(each, sizes[game], seed, reaches[game], rank, ranks, threads=threads, device=device)
+        game: Stream(each, sizes[game], seed, reaches[game], rank, ranks, workers=workers, device=device)
         for game, each in blocks.items()
     }

@@ -196,7 +196,8 @@ class Sliding:
 
     def _in_order_of_use(self, number: int, passes: np.ndarray, low: int) -> np.ndarray:
         """Passes of an epoch, counted from its first; those of which a state is drawn first after `low` come first."""
-        used = self._epochs[number].passes[low:] + self._before
+        reach = low + 2 * len(passes) * self._piece  # all are used by then, but for some that hardly matter
+        used = self._epochs[number].passes[low:reach] + self._before
         used = used[(used >= passes[0]) & (used <= passes[-1])] - passes[0]
         return passes[by_first_use(np.concatenate([used, np.arange(len(passes))]))]
 

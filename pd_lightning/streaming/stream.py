@@ -34,6 +34,11 @@ class Batch(NamedTuple):
     teacher_q: Tensor
 
 
+def new_workers(threads: int = 0) -> ThreadPoolExecutor:
+    """Threads that read and decode; 0 is one for every core but the caller's, 1 to 4. They end when nobody has them."""
+    return ThreadPoolExecutor(threads or min(max((os.cpu_count() or 1) - 1, 1), 4), "stream")
+
+
 class Stream:
     """One game's batches, without end, by their numbers.
 
@@ -45,7 +50,7 @@ class Stream:
         rank: this process.
         ranks: all processes.
         shuffle: False gives the recorded order, for validation; it needs memory for three batches.
-        threads: that read and decode; 0 is one for every core but the caller's, 1 to 4.
+        workers: threads that read and decode, which streams may share; None is some of its own, see `new_workers`.
         device: where the window and the batches are; a CPU or a GPU.
 
     Attributes:
@@ -64,7 +69,7 @@ class Stream:
         rank: int = 0,
         ranks: int = 1,
         shuffle: bool = True,
-        threads: int = 0,
+        workers: ThreadPoolExecutor | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         if batch_size < 1:
@@ -77,7 +82,7 @@ class Stream:
         self.blocks, self.batch_size, self.rank, self.ranks = blocks, batch_size, rank, ranks
         self.device = torch.device(device)
         self._on_host = self.device.type == "cpu"
-        self._workers = ThreadPoolExecutor(threads or min(max((os.cpu_count() or 1) - 1, 1), 4), "stream")
+        self._workers = workers or new_workers()
         self._epochs = Epochs(self.order, self._workers)
         self._bounds: list[int] = self.order.bounds.tolist()
         self._source: Whole | Sliding | None = None  # memory is taken when the first batch is

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections import deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor, Future
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,8 @@ _STACKED = np.arange(STACK)
 _thread = threading.local()  # a block per thread; fresh memory for each would cost more than to unpack it
 JOB = 16
 """Most slots that a thread fills at a time: some tenths of a millisecond of work."""
+BUSY = 8
+"""Jobs that threads may have at a time, or as many as a batch needs: whichever is more."""
 
 
 class Blocks:
@@ -37,8 +41,13 @@ class Blocks:
 
     def __init__(self, shards: Sequence[Shard], chosen: np.ndarray) -> None:
         self.shards, self.chosen = list(shards), chosen
-        self.lengths = np.array([shards[s].lengths[b] for s, b in chosen], np.int64)
-        self.q_values = np.stack([shards[s].q_values[b] for s, b in chosen])  # [N, L, A]
+        self.lengths = np.empty(len(chosen), np.int64)
+        self.q_values = np.empty((len(chosen), *shards[0].q_values.shape[1:]), np.float32)  # [N, L, A]
+        for number, shard in enumerate(shards):
+            mine = chosen[:, 0] == number
+            self.lengths[mine] = shard.lengths[chosen[mine, 1]]
+            self.q_values[mine] = shard.q_values[chosen[mine, 1]]
+        self._places = chosen.tolist()
 
     def __len__(self) -> int:
         return len(self.chosen)
@@ -54,8 +63,25 @@ class Blocks:
         Raises:
             ShardError: the bytes on disk are not those that were recorded.
         """
-        shard, number = self.chosen[block]
-        self.shards[shard].read_block(int(number), out)
+        shard, number = self._places[block]
+        self.shards[shard].read_block(number, out)
+
+
+@dataclass
+class Job:
+    """Some pieces that a thread decodes together.
+
+    Attributes:
+        number: of all jobs of a window, as they were asked for.
+        slots: where to, int [n].
+        pieces: block and first step of each, int [n, 2].
+        frames: done when they are; what a device has yet to copy. None: no thread knows of it.
+    """
+
+    number: int
+    slots: np.ndarray
+    pieces: np.ndarray
+    frames: Future[Tensor | None] | None = None
 
 
 class Window:
@@ -71,7 +97,9 @@ class Window:
     def __init__(self, blocks: Blocks, slots: int, steps: int, workers: Executor) -> None:
         self.slots, self.depth = slots, steps + STACK - 1
         self._blocks, self._workers = blocks, workers
-        self._jobs: dict[int, tuple[np.ndarray, Future[Tensor | None]]] = {}
+        self._jobs: dict[int, Job] = {}  # all that was asked for and not waited for, by number
+        self._queue: deque[Job] = deque()  # those of them that no thread knows of yet
+        self._flying: deque[Future[Tensor | None]] = deque()
         self._count = 0  # of all jobs so far
         self._job_of = np.full(slots, -1)  # which job a slot waits for
         self._make_room()
@@ -82,7 +110,7 @@ class Window:
         self._pool = BufferPool()
 
     def ask(self, slots: np.ndarray, pieces: np.ndarray) -> None:
-        """Starts to decode pieces into slots; what is there is lost.
+        """Asks for pieces, to be decoded into slots from the next `wait` on; what is there is lost.
 
         Args:
             slots: different ones, int [n]; they are filled in this order.
@@ -91,39 +119,71 @@ class Window:
         Raises:
             ShardError: a piece that was asked for before in one of these slots is damaged.
         """
-        self.wait(slots)  # what nobody needed must not arrive after what is asked for now
+        self._arrive(slots)  # what nobody needed must not come after what is asked for now
         for low in range(0, len(slots), JOB):
-            part = slots[low : low + JOB]
-            self._job_of[part] = self._count
-            job = self._workers.submit(self._decode, part.tolist(), pieces[low : low + JOB].tolist())
-            self._jobs[self._count] = part, job
+            job = Job(self._count, slots[low : low + JOB], pieces[low : low + JOB])
+            self._job_of[job.slots] = job.number
+            self._jobs[job.number] = job
+            self._queue.append(job)
             self._count += 1
 
     @property
     def waiting(self) -> bool:
-        """Whether anything that was asked for has not been waited for."""
+        """Whether anything that was asked for has not arrived."""
         return bool(self._jobs)
 
     def wait(self, slots: np.ndarray) -> None:
-        """Until the pieces that were asked for last in these slots have arrived.
+        """Until the pieces that were asked for last in these slots have arrived; others are decoded meanwhile.
+
+        Only so many others that the threads have work until the next batch: a window that is filled at once would hold
+        up what other streams need first.
 
         Raises:
             ShardError: one of them is damaged; so it is if asked again.
         """
-        jobs = np.unique(self._job_of[slots])
-        for number in jobs[jobs >= 0].tolist():
-            part, job = self._jobs[number]
-            self._settle(part, job.result())
-            self._job_of[part] = -1
-            del self._jobs[number]
+        needed = self._pending(slots)
+        self._submit(needed)
+        while self._flying and self._flying[0].done():
+            self._flying.popleft()
+        for _ in range(min(len(self._queue), max(BUSY, len(needed)) - len(self._flying))):
+            self._start(self._queue[0])
+        self._arrive(slots)
 
     def clear(self) -> None:
         """Gives up whatever was asked for, once nobody writes any more."""
-        for _, job in self._jobs.values():
-            if not job.cancel():
-                job.exception()
+        for job in self._jobs.values():
+            if job.frames is not None and not job.frames.cancel():
+                job.frames.exception()
         self._jobs.clear()
+        self._queue.clear()
+        self._flying.clear()
         self._job_of[:] = -1
+
+    def _pending(self, slots: np.ndarray) -> list[int]:
+        """The jobs that slots wait for."""
+        jobs = self._job_of[slots]
+        return np.unique(jobs[jobs >= 0]).tolist()
+
+    def _submit(self, jobs: list[int]) -> None:
+        """Gives jobs to the threads, and whatever was asked for before them."""
+        while self._queue and jobs and self._queue[0].number <= jobs[-1]:
+            self._start(self._queue[0])
+
+    def _start(self, job: Job) -> None:
+        job.frames = self._workers.submit(self._decode, job.slots.tolist(), job.pieces.tolist())
+        self._flying.append(job.frames)
+        self._queue.popleft()
+
+    def _arrive(self, slots: np.ndarray) -> None:
+        """Waits for jobs, and does what is left to do when they are done."""
+        jobs = self._pending(slots)
+        self._submit(jobs)
+        for number in jobs:
+            job = self._jobs[number]
+            assert job.frames is not None
+            self._settle(job.slots, job.frames.result())
+            self._job_of[job.slots] = -1
+            del self._jobs[number]
 
     def _decode(self, slots: list[int], pieces: list[list[int]]) -> Tensor | None:
         """Runs in a thread."""
