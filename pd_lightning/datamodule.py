@@ -119,6 +119,8 @@ class TeacherDatasets(pl.LightningDataModule):
         self.blocks = {game: Blocks(self.shards[game], splits[game][0]) for game in games}
         self.held_out = {game: Blocks(self.shards[game], splits[game][1]) for game in games if len(splits[game][1])}
         self.actions = {game: len(self.shards[game][0].header.action_meanings) for game in games}
+        if memory is not None:  # whether it is enough is said now, not when the run has begun
+            choose_reaches(self.blocks, self.sizes, int(memory * 2**30))
         self.mixture: Mixture | None = None
 
     def teacher_returns(self, protocol: str, fire: bool = False) -> dict[str, float]:

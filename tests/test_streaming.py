@@ -372,7 +372,7 @@ def test_a_recording_that_fits_is_shuffled_perfectly_and_what_does_not_as_well_a
         widths.append(reach.window)
         assert len(take(Stream(pong, 2, 3, reach), 30)) == 30
     assert widths == sorted(widths)
-    with pytest.raises(ValueError, match=f"it must hold at least two pieces, {2 * slot_bytes(8)} bytes"):
+    with pytest.raises(ValueError, match=r"0\.000145 GiB, it needs at least 0\.000145: raise --data\.memory"):
         choose_reach(pong, 50, 2 * slot_bytes(8) - 1)
 
 
@@ -433,7 +433,7 @@ def test_the_order_command_prints_what_a_rank_would_see(datasets, capsys, memory
     (["--games", "enduro"], "enduro"),
     (["--mixing", "stirred"], "balanced, one_game"),
     (["--weights.breakout", "2"], "weight of breakout is 2"),
-    (["--memory", "0.0001"], "at least two pieces"),
+    (["--memory", "0.0001"], "raise --data.memory"),
 ])  # fmt: skip
 def test_the_order_command_complains_in_one_line(datasets, capsys, arguments, complaint):
     assert main(["order", str(datasets), *arguments]) == 1

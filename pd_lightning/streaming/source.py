@@ -53,8 +53,8 @@ def choose_reach(blocks: Blocks, batch_size: int, memory: int) -> Reach | None:
         if reach.window and variety(reach, batch_size) >= GOOD:
             break
     if reach.window < 1:
-        least = 2 * slot_bytes(SMALLEST)
-        raise ValueError(f"memory is {memory} bytes: it must hold at least two pieces, {least} bytes")
+        least = 2 * slot_bytes(SMALLEST) / 2**30
+        raise ValueError(f"a game has {memory / 2**30:.6f} GiB, it needs at least {least:.6f}: raise --data.memory")
     return reach
 
 

@@ -1,0 +1,40 @@
+"""What the machine has: memory that is free, within whatever limits it is under."""
+
+import pytest
+import torch
+
+from pd_lightning.machine import _within_limits, available_memory
+
+GIB = 2**30
+
+
+def group(folder, limit, usage, stat):
+    """A folder of a control group; each a file's name and its content."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in (limit, usage, stat):
+        (folder / name).write_text(f"{content}\n")
+
+
+def test_what_is_left_of_a_containers_limit_is_counted_and_cached_files_can_be_given_up(tmp_path):
+    assert list(_within_limits(tmp_path)) == []
+    group(tmp_path, ("memory.max", 8 * GIB), ("memory.current", 5 * GIB), ("memory.stat", f"inactive_file {2 * GIB}"))
+    assert list(_within_limits(tmp_path)) == [5 * GIB]
+    (tmp_path / "memory.max").write_text("max\n")
+    assert list(_within_limits(tmp_path)) == []
+    limit, usage = ("memory.limit_in_bytes", 3 * GIB), ("memory.usage_in_bytes", GIB)
+    group(tmp_path / "memory", limit, usage, ("memory.stat", "cache 5\ntotal_inactive_file 7"))
+    assert list(_within_limits(tmp_path)) == [2 * GIB + 7]
+
+
+@pytest.mark.parametrize(("limits", "expected"), [([], 6 * GIB), ([2 * GIB], 2 * GIB), ([9 * GIB], 6 * GIB), ([-5], 0)])
+def test_the_least_of_the_machine_and_its_limits_is_available(monkeypatch, limits, expected):
+    class Free:
+        available = 6 * GIB
+
+    monkeypatch.setattr("pd_lightning.machine.psutil.virtual_memory", Free)
+    monkeypatch.setattr("pd_lightning.machine._within_limits", lambda groups: limits)
+    assert available_memory("cpu") == available_memory(torch.device("cpu")) == expected
+
+
+def test_this_machine_has_some_memory():
+    assert 2**26 < available_memory("cpu") < 2**50
