@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pd_lightning.blocks import CHUNK, Shard, ShardError, find_shards
 from pd_lightning.machine import available_memory
+from pd_lightning.remote import local_root
 from pd_lightning.streaming import Batch, Blocks, Reach, Stream, held_out, memory_of, variety
 from pd_lightning.streaming.mixing import (
     Mixture,
@@ -66,7 +67,7 @@ class TeacherDatasets(pl.LightningDataModule):
     meanwhile.
 
     Args:
-        root: folder with a folder of shards for each game.
+        root: folder with a folder of shards for each game, or a URL of one (s3://, gs://, hf://, http://): see `cache`.
         games: which of them to learn.
         batch_size: states of each game in an update, over all devices; of the one game that an update holds, if mixing
             is one_game.
@@ -80,6 +81,7 @@ class TeacherDatasets(pl.LightningDataModule):
         mixing: balanced (every batch holds every game) or one_game (every batch holds one, in turns, as in the paper).
         weights: of games, as in {pong: 2, breakout: 1}; 1 where none is given. A game of twice the weight has twice the
             states in a batch, or twice the turns.
+        cache: folder where the shards of a URL are kept; by default $PD_LIGHTNING_CACHE, or ~/.cache/pd_lightning.
 
     Raises:
         ShardError: a shard or folder is missing, broken, of another game, or does not match its neighbours.
@@ -97,6 +99,7 @@ class TeacherDatasets(pl.LightningDataModule):
         allow_mixed: bool = False,
         mixing: str = "balanced",
         weights: dict[str, float] = {},  # noqa: B006 (as above)
+        cache: str | None = None,
     ) -> None:
         super().__init__()
         if not games or len(set(games)) != len(games):
@@ -108,12 +111,13 @@ class TeacherDatasets(pl.LightningDataModule):
                 f"threads, batch_size and memory are {threads}, {batch_size} and {memory}: choose at least 0, "
                 "at least 1, and more than 0 GiB"
             )
-        self.root, self.games = Path(root), list(games)
+        self.games = list(games)
         # Plain numbers, also where a notebook gave numpy's: a checkpoint with anything else does not load.
         self.batch_size, self.validation, self.seed = int(batch_size), float(validation), int(seed)
         self.memory, self.threads = memory, threads
         self.mixing, self.weights = mixing, check_mixing(self.games, mixing, weights)
         self.sizes = batch_sizes(self.batch_size, mixing, self.weights)
+        self.root = local_root(root, games, cache)  # all else was checked: it may take long
         self.shards = {game: open_game(self.root / game, game, allow_mixed) for game in games}
         splits = {game: held_out(self.shards[game], validation, seed) for game in games}
         self.blocks = {game: Blocks(self.shards[game], splits[game][0]) for game in games}
