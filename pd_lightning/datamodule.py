@@ -178,10 +178,15 @@ class TeacherDatasets(pl.LightningDataModule):
         ranks = self.trainer.global_rank, self.trainer.world_size
         return build_streams(self.blocks, self.sizes, reaches, self.seed, *ranks, self.threads, self._device)
 
+    @property
+    def streams(self) -> dict[str, Stream]:
+        """What is learned from, game by game; nothing before a fit."""
+        return self.mixture.streams if self.mixture else {}
+
     def train_dataloader(self) -> Mixture:
         """Batches {game: Batch}; says how the games are kept in memory."""
         assert self.mixture is not None
-        for game, stream in self.mixture.streams.items():
+        for game, stream in self.streams.items():
             rank_zero_info(f"{game}: {describe(stream)}")
         return self.mixture
 
@@ -208,8 +213,7 @@ class TeacherDatasets(pl.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Where the streams are, counted in batches that were trained on, and what the order depends on."""
-        streams = self.mixture.streams if self.mixture else {}
-        reaches = {game: stream.order.reach and list(stream.order.reach) for game, stream in streams.items()}
+        reaches = {game: stream.order.reach and list(stream.order.reach) for game, stream in self.streams.items()}
         return {"batches": self._trained(), "reaches": reaches, **self._order_depends_on()}
 
     def _trained(self) -> int:

@@ -55,7 +55,7 @@ def hashes(states):
 def test_every_batch_holds_every_game_and_the_larger_one_comes_once_an_epoch(datasets):
     data = attached(datasets)
     loader = data.train_dataloader()
-    pong, breakout = data.mixture.streams["pong"], data.mixture.streams["breakout"]
+    pong, breakout = data.streams["pong"], data.streams["breakout"]
     wanted = TeacherDatasets(str(datasets), BOTH, 50, validation=0.2)
     wanted.trainer = data.trainer
     wanted.setup("fit")
@@ -68,7 +68,7 @@ def test_every_batch_holds_every_game_and_the_larger_one_comes_once_an_epoch(dat
             assert list(batch) == BOTH
             for game, part in batch.items():
                 # The smaller game too goes on where it was, into its next epoch and the one after.
-                states, teacher_q = wanted.mixture.streams[game].batch(count)
+                states, teacher_q = wanted.streams[game].batch(count)
                 assert isinstance(part, Batch)
                 assert torch.equal(part.states, states)
                 assert torch.equal(part.teacher_q, teacher_q)
@@ -304,8 +304,8 @@ def assert_same_weights(module, other):
 def in_order(datasets):
     """What the first 32 batches hold."""
     data = attached(datasets, **{name: getattr(data_of(datasets), name) for name in ("batch_size", "memory")})
-    assert [stream.order.reach for stream in data.mixture.streams.values()] == [Reach(8, 27), None]
-    return [digest({game: stream.batch(i) for game, stream in data.mixture.streams.items()}) for i in range(32)]
+    assert [stream.order.reach for stream in data.streams.values()] == [Reach(8, 27), None]
+    return [digest({game: stream.batch(i) for game, stream in data.streams.items()}) for i in range(32)]
 
 
 CASES = {

@@ -202,7 +202,7 @@ def test_each_game_has_its_own_policy_of_as_many_actions_as_the_game(run):
 
 def test_a_resumed_run_of_two_games_ends_with_the_weights_of_an_uninterrupted_one(datasets, tmp_path):
     whole, student, data, _ = fit(datasets, BOTH, updates=11)
-    assert [len(stream) for stream in data.mixture.streams.values()] == [8, 2]  # so both begin a second epoch
+    assert [len(stream) for stream in data.streams.values()] == [8, 2]  # so both begin a second epoch
 
     class Kill(pl.Callback):
         def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):

@@ -73,6 +73,7 @@ def test_a_piece_passes_within_a_window_of_every_time_at_which_it_is_drawn_from(
         if reach is None:
             assert len(times) == len(passes) == len(pieces) == 0
             continue
+        assert order.reach is not None
         count = len(order.piece_starts)
         assert sorted(pieces.tolist()) == list(range(count))
         assert (np.diff(times) >= 0).all()

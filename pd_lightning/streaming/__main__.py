@@ -9,6 +9,7 @@ from jsonargparse import auto_cli
 
 from pd_lightning.blocks import Shard, find_shards
 from pd_lightning.machine import available_memory
+from pd_lightning.remote import local_root
 from pd_lightning.streaming.mixing import Mixture, batch_sizes, build_streams, check_mixing, choose_reaches
 from pd_lightning.streaming.stream import held_out
 from pd_lightning.streaming.window import Blocks
@@ -26,11 +27,12 @@ def order(
     validation: float = 0.05,
     mixing: str = "balanced",
     weights: dict[str, float] = {},  # noqa: B006 (never changed)
+    cache: str | None = None,
 ) -> None:
     """Prints the states that a rank would see in an epoch: game, batch, shard, block, step; reads no frames.
 
     Args:
-        root: folder of the datasets.
+        root: folder of the datasets, or a URL of one.
         games: which of them; `pong,breakout` and `[pong, breakout]` are the same.
         batch_size: states of each game in a batch, over all ranks.
         ranks: number of devices.
@@ -41,15 +43,17 @@ def order(
         validation: share of the episodes that is held out.
         mixing: balanced (every batch holds every game) or one_game.
         weights: of games, 1 where none is given.
+        cache: where the shards of a URL are kept (default: as for a fit).
     """
     games = games.split(",") if isinstance(games, str) else games
     every = check_mixing(games, mixing, weights)
     if batch_size % ranks:
         raise ValueError(f"batch_size is {batch_size}: it must be a multiple of the number of devices, {ranks}")
     sizes = batch_sizes(batch_size, mixing, every)
+    local = local_root(root, games, cache)
     blocks = {}
     for game in games:
-        shards = [Shard(path) for path in find_shards(Path(root) / game)]
+        shards = [Shard(path) for path in find_shards(local / game)]
         blocks[game] = Blocks(shards, held_out(shards, validation, seed)[0])
     room = available_memory("cpu") // 2 if memory is None else int(memory * 2**30)
     reaches = choose_reaches(blocks, sizes, room)
