@@ -1,0 +1,1 @@
+"""What this repository claims about speed, measured: `python -m benchmarks.streaming`."""
