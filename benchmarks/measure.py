@@ -5,140 +5,20 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import resource
-from collections.abc import Callable
-from functools import partial
 from importlib import import_module
-from itertools import count
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import NamedTuple
 
 import numpy as np
+import psutil
 
 from benchmarks import rivals
+from benchmarks.entries import ENTRIES, Job, Reader
 from benchmarks.recorded import Recorded
-from benchmarks.rivals import Batches
-from pd_lightning.blocks import CHUNK, STACK, Shard, find_shards
-from pd_lightning.streaming import Blocks, Stream, choose_reach, held_out
 
 CHECKED = 8
 """Timed batches that are compared with the recording, evenly over the time, while the clock stands still."""
-
-
-class Reader(NamedTuple):
-    """What is measured.
-
-    Attributes:
-        batches: without end.
-        epoch: the clock starts and stops at multiples of this many batches.
-    """
-
-    batches: Batches
-    epoch: int = 1
-
-
-class Job(NamedTuple):
-    """What to measure.
-
-    Attributes:
-        entry: a key of `ENTRIES`.
-        source: the recording's folder.
-        recorded: file of its digests.
-        scratch: where rivals find their files, a folder for each.
-        states: how many of the recording rivals hold.
-        batch_size: states in a batch.
-        seed: of the shuffling.
-        seconds: to measure for, at least.
-        warm_up: batches before, at least.
-        memory: bytes for `ours, streaming`.
-    """
-
-    entry: str
-    source: Path
-    recorded: Path
-    scratch: Path
-    states: int
-    batch_size: int
-    seed: int
-    seconds: float
-    warm_up: int
-    memory: int
-
-
-def ours(job: Job, memory: int | None = None) -> Reader:
-    """pd_lightning's own stream: the one place that knows how it is made.
-
-    Args:
-        job: what to measure.
-        memory: bytes for decoded frames; None is enough for all.
-    """
-    shards = [Shard(path) for path in find_shards(job.source)]
-    blocks = Blocks(shards, held_out(shards, 0, seed=0)[0])
-    reach = None if memory is None else choose_reach(blocks, job.batch_size, memory)
-    stream = Stream(blocks, job.batch_size, job.seed, reach)
-    return Reader(map(stream.batch, count()), len(stream))
-
-
-def _gathers(frames: np.ndarray, first: np.ndarray, q_values: np.ndarray, size: int, seed: int) -> Batches:
-    states, q = np.empty((size, STACK, *CHUNK[1:]), np.uint8), np.empty((size, q_values.shape[1]), np.float32)
-    flat, chance = frames.reshape(-1, CHUNK[1] * CHUNK[2]), np.random.default_rng(seed)
-    while True:
-        order = chance.permutation(len(first))
-        for low in range(0, len(order), size):
-            chosen = order[low : low + size]
-            n = len(chosen)
-            rows = (first[chosen][:, None] + np.arange(STACK)).ravel()
-            # mode="clip": numpy then writes straight to `out`
-            np.take(flat, rows, axis=0, out=states[:n].reshape(n * STACK, -1), mode="clip")
-            np.take(q_values, chosen, axis=0, out=q[:n], mode="clip")
-            yield states[:n], q[:n]
-
-
-def bound(job: Job) -> Reader:
-    """All frames in memory, one gather a batch into memory that is used again: no loader copies less."""
-    shards = [Shard(path) for path in find_shards(job.source)]
-    frames = np.empty((sum(shard.n_blocks for shard in shards), *CHUNK), np.uint8)
-    first, q_values, place = [], [], 0
-    for shard in shards:
-        for block, length in enumerate(shard.lengths.tolist()):
-            shard.read_block(block, frames[place])
-            first.append(place * CHUNK[0] + np.arange(length))
-            q_values.append(shard.q_values[block, :length])
-            place += 1
-    rows = np.concatenate(first)
-    batches = _gathers(frames, rows, np.concatenate(q_values), job.batch_size, job.seed)
-    return Reader(batches, -(-len(rows) // job.batch_size))
-
-
-def rival(read: Callable[[Path, int, int], Batches], job: Job) -> Reader:
-    """Another library, from its own files."""
-    return Reader(read(job.scratch / job.entry, job.batch_size, job.seed))
-
-
-class Entry(NamedTuple):
-    """A row of the table.
-
-    Attributes:
-        read: starts it.
-        write: makes its files from the recording's first states; None reads the recording itself.
-        module: what must be installed for it.
-    """
-
-    read: Callable[[Job], Reader]
-    write: Callable[[Path, int, Path], None] | None = None
-    module: str = "numpy"
-
-
-ENTRIES = {
-    "bound": Entry(bound),
-    "ours, decoded once": Entry(ours),
-    "ours, streaming": Entry(lambda job: ours(job, job.memory)),
-    "h5py": Entry(partial(rival, rivals.read_h5py), rivals.write_h5py),
-    "pickle": Entry(partial(rival, rivals.read_pickle), rivals.write_pickle),
-    "webdataset": Entry(partial(rival, rivals.read_webdataset), rivals.write_webdataset, "webdataset"),
-    "litdata": Entry(partial(rival, rivals.read_litdata), rivals.write_litdata, "litdata"),
-    "mosaicml-streaming": Entry(partial(rival, rivals.read_mosaicml), rivals.write_mosaicml, "streaming"),
-}
 
 
 class Measurement(NamedTuple):
@@ -153,6 +33,7 @@ class Measurement(NamedTuple):
         mix: distinct segments in a batch relative to a perfect shuffle's, mean of the checked batches.
         states: delivered while the clock ran.
         checked: states compared with the recording.
+        elsewhere: cores that other processes used meanwhile.
     """
 
     states_per_second: float
@@ -163,6 +44,7 @@ class Measurement(NamedTuple):
     mix: float
     states: int
     checked: int
+    elsewhere: float
 
 
 def measure(job: Job) -> Measurement:
@@ -184,16 +66,25 @@ def measure(job: Job) -> Measurement:
     checked = len(_places(recorded, batch))
     for _ in range(-(-max(job.warm_up, 1) // reader.epoch) * reader.epoch - 1):
         checked += len(_places(recorded, next(reader.batches)))
+    others = Others()
     states, seconds, cpu, mixes, more = _timed(reader, recorded, job.seconds)
-    memory = _memory_mb()
+    elsewhere, memory = others.cores(), _memory_mb()
     warmed = checked
     del reader, batch
     gc.collect()  # ends the workers; only then the system tells what they used
     workers = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu_of_workers = (workers.ru_utime + workers.ru_stime) / (warmed + states)
-    size = _size(job.scratch / job.entry if entry.write else job.source) / len(recorded)
-    us = 1e6 * (cpu / states + cpu_of_workers)
-    return Measurement(states / seconds, us, first_batch, memory, size, float(np.mean(mixes)), states, checked + more)
+    return Measurement(
+        states_per_second=states / seconds,
+        cpu_us_per_state=1e6 * (cpu / states + cpu_of_workers),
+        first_batch_seconds=first_batch,
+        memory_mb=memory,
+        bytes_per_state=_size(job.scratch / job.entry if entry.write else job.source) / len(recorded),
+        mix=float(np.mean(mixes)),
+        states=states,
+        checked=checked + more,
+        elsewhere=elsewhere,
+    )
 
 
 def _places(recorded: Recorded, batch: tuple) -> np.ndarray:
@@ -218,6 +109,27 @@ def _timed(reader: Reader, recorded: Recorded, least: float) -> tuple[int, float
             mixes.append(recorded.mix(places))
             checked += len(places)
     return states, seconds, cpu, mixes, checked
+
+
+class Others:
+    """What other processes use, from now on: a rate that was measured on a busy machine should say so."""
+
+    def __init__(self) -> None:
+        self._began, self._busy, self._own = self._now()
+
+    @staticmethod
+    def _now() -> tuple[float, float, float]:
+        """The time, and the CPU seconds of all processes and of this one with its workers."""
+        every, this = psutil.cpu_times(), psutil.Process()
+        # steal is what the machine's own host took
+        busy = sum(getattr(every, kind, 0.0) for kind in ("user", "nice", "system", "irq", "softirq", "steal"))
+        own = [process.cpu_times() for process in (this, *this.children(recursive=True))]
+        return perf_counter(), busy, sum(times.user + times.system for times in own)
+
+    def cores(self) -> float:
+        """How many cores, on average."""
+        began, busy, own = self._now()
+        return max(0.0, (busy - self._busy - own + self._own) / max(began - self._began, 1e-9))
 
 
 def _memory_mb() -> float:

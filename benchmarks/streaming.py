@@ -14,28 +14,26 @@ import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from jsonargparse import auto_cli
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
-from benchmarks.measure import ENTRIES, Job, Measurement, measure
+from benchmarks.entries import ENTRIES, Job
+from benchmarks.measure import measure
 from benchmarks.processes import busy_core, in_fresh_process, use_cores
 from benchmarks.recorded import Recorded, WrongState
+from benchmarks.table import Results, elsewhere, show, table
 from pd_lightning.blocks import Shard, ShardError, find_shards
 
 PACKAGES = ("torch", "numpy", "h5py", "zstandard", "webdataset", "litdata", "mosaicml-streaming")
-Results = dict[str, list[Measurement] | str]
-"""For each entry its repetitions, or why there are none."""
 
 
 def machine(cores: int) -> dict[str, Any]:
@@ -96,81 +94,6 @@ def run(job: Job, results: Results) -> None:
         raise WrongState(f"{job.entry}: {error}") from error
     except BrokenProcessPool as error:
         raise RuntimeError(f"{job.entry}: its process ended; see {log}") from error
-
-
-Cells = Callable[[Sequence[Measurement], Mapping[str, float]], str]
-
-
-def _middle(name: str, form: str) -> Cells:
-    return lambda runs, _: format(median(getattr(run, name) for run in runs), form)
-
-
-def _spread(runs: Sequence[Measurement], _: Mapping[str, float]) -> str:
-    rates = [run.states_per_second for run in runs]
-    return f"{min(rates):,.0f} to {max(rates):,.0f}"
-
-
-def _ratio(other: str, form: str) -> Cells:
-    def cell(runs: Sequence[Measurement], rates: Mapping[str, float]) -> str:
-        return format(median(run.states_per_second for run in runs) / rates[other], form) if other in rates else "-"
-
-    return cell
-
-
-COLUMNS: dict[str, Cells] = {
-    "states/s": _middle("states_per_second", ",.0f"),
-    "min to max": _spread,
-    "of bound": _ratio("bound", ".1%"),
-    "× h5py": _ratio("h5py", ".2f"),
-    "CPU µs/state": _middle("cpu_us_per_state", ",.1f"),
-    "first batch s": _middle("first_batch_seconds", ".2f"),
-    "memory MB": _middle("memory_mb", ",.0f"),
-    "bytes/state": _middle("bytes_per_state", ",.0f"),
-    "mix": _middle("mix", ".2f"),
-}
-
-
-def rates(results: Results) -> dict[str, float]:
-    """States a second of every entry that ran, the median of its repetitions."""
-    return {
-        name: median(run.states_per_second for run in runs)
-        for name, runs in results.items()
-        if not isinstance(runs, str)
-    }
-
-
-def table(quiet: Results, busy: Results) -> list[list[str]]:
-    """Header and rows; with a busy core two columns more: states a second there, and how much less that is."""
-    alone, beside = rates(quiet), rates(busy)
-    rows = [["entry", *COLUMNS, *(["busy states/s", "loss"] if beside else [])]]
-    for name, runs in quiet.items():
-        if isinstance(runs, str):
-            rows.append([name, runs, *[""] * (len(rows[0]) - 2)])
-            continue
-        row = [name, *(cell(runs, alone) for cell in COLUMNS.values())]
-        if name in beside:
-            row += [f"{beside[name]:,.0f}", f"{1 - beside[name] / alone[name]:.0%}"]
-        rows.append(row)
-    return rows
-
-
-def markdown(rows: list[list[str]]) -> str:
-    """The table, to be pasted."""
-    head, *body = rows
-    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] + ["---:"] * (len(head) - 1), *body])
-
-
-def _show(rows: list[list[str]], about: dict[str, Any]) -> None:
-    shown = Table(*rows[0], title="states delivered, each compared with the recording")
-    for column in shown.columns[1:]:
-        column.justify = "right"
-    for row in rows[1:]:
-        shown.add_row(*row)
-    console = Console()
-    # Into a file or a pipe: as wide as it is.
-    console.print(shown, width=None if console.is_terminal else 160)
-    print(", ".join(f"{name} {value}" for name, value in about.items()), end="\n\n")
-    print(markdown(rows))
 
 
 def _rounds(jobs: Sequence[Job], repetitions: int, busy: bool) -> tuple[Results, Results]:
@@ -237,7 +160,10 @@ def benchmark(
         for name in names
     ]
     quiet, loud = _rounds(jobs, repetitions, busy)
-    _show(table(quiet, loud), about)
+    about["cores used by other processes"] = round(elsewhere(quiet), 2)
+    if loud:
+        about["and in the busy rounds"] = round(elsewhere(loud), 2)
+    show(table(quiet, loud), about)
     if output:
         plain = [
             {name: runs if isinstance(runs, str) else [r._asdict() for r in runs] for name, runs in results.items()}

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import measure as measuring
-from benchmarks import streaming
-from benchmarks.measure import ENTRIES, Entry, Job, Measurement, Reader, measure
+from benchmarks import rivals, streaming
+from benchmarks.entries import ENTRIES, Entry, Job, Reader
+from benchmarks.measure import Measurement, measure
 from benchmarks.recorded import Recorded, WrongState, each_state
+from benchmarks.table import Results, elsewhere, markdown, table
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +88,8 @@ def test_an_entry_delivers_what_was_recorded(job, recorded, entry):
 
 @pytest.mark.parametrize("entry", ["h5py", "pickle"])
 def test_a_rival_that_needs_nothing_installed_delivers_what_was_recorded(job, entry, monkeypatch):
-    monkeypatch.setattr("benchmarks.rivals.WORKERS", 0)  # starting them takes seconds
-    monkeypatch.setattr("benchmarks.rivals.DataLoader", partial(_without_workers, measuring.rivals.DataLoader))
+    monkeypatch.setattr(rivals, "WORKERS", 0)  # starting them takes seconds
+    monkeypatch.setattr(rivals, "DataLoader", partial(_without_workers, rivals.DataLoader))
     streaming.write(job._replace(entry=entry))
     assert measure(job._replace(entry=entry)).checked >= 3 * 36  # epochs of 64 and 36
 
@@ -110,25 +111,26 @@ def test_an_entry_that_delivers_something_else_fails(job, monkeypatch):
 def test_an_entry_whose_library_is_missing_is_a_row_that_says_so(job, monkeypatch):
     monkeypatch.setitem(ENTRIES, "absent", Entry(ENTRIES["bound"].read, module="no_such_module"))
     monkeypatch.setattr(streaming, "in_fresh_process", lambda _, function, *arguments: function(*arguments))
-    results: streaming.Results = {}
+    results: Results = {}
     for entry in ("bound", "absent", "absent"):
         streaming.run(job._replace(entry=entry), results)
-    header, bound, absent = streaming.table(results, {})
+    header, bound, absent = table(results, {})
     assert absent[:2] == ["absent", "not installed (No module named 'no_such_module')"]
     assert len(bound) == len(header) == len(absent)
-    assert len(streaming.markdown([header, bound, absent]).splitlines()) == 4
+    assert len(markdown([header, bound, absent]).splitlines()) == 4
 
 
 def test_the_table_compares_medians():
     def runs(*rates: float) -> list[Measurement]:
-        return [Measurement(rate, 2.0, 0.1, 100, 60, 1.0, 1000, 1000) for rate in rates]
+        return [Measurement(rate, 2.0, 0.1, 100, 60, 1.0, 1000, 1000, 0.5) for rate in rates]
 
-    quiet: streaming.Results = {"bound": runs(300, 400, 900), "h5py": runs(10, 20, 30), "ours": runs(200, 300, 200)}
-    busy: streaming.Results = {"bound": runs(100), "h5py": runs(10), "ours": runs(150)}
-    header, _, _, row = streaming.table(quiet, busy)
+    quiet: Results = {"bound": runs(300, 400, 900), "h5py": runs(10, 20, 30), "ours": runs(200, 300, 200)}
+    busy: Results = {"bound": runs(100), "h5py": runs(10), "ours": runs(150)}
+    header, _, _, row = table(quiet, busy)
     cells = dict(zip(header, row, strict=True))
     assert (cells["states/s"], cells["min to max"]) == ("200", "200 to 300")
     assert (cells["of bound"], cells["× h5py"], cells["loss"]) == ("50.0%", "10.00", "25%")
+    assert elsewhere(quiet) == 0.5
 
 
 @pytest.mark.parametrize("options", [["--entries=[fast]"], ["--seconds=0"], ["--states=0"]])
