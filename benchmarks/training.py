@@ -1,6 +1,6 @@
 """How fast `fit` trains from recordings, beside the same Trainer on one fixed batch, and beside a bare PyTorch loop.
 
-    python benchmarks/training.py
+    python -m benchmarks.training
 
 The three take turns on one machine; what counts is their ratio. `fit` over `fixed` is what reading, decoding, shuffling
 and gathering cost; `fixed` over `bare` is what Lightning, logging and the schedule cost.
@@ -8,6 +8,7 @@ and gathering cost; `fixed` over `bare` is what Lightning, logging and the sched
 
 from __future__ import annotations
 
+import gc
 import json
 import statistics
 import tempfile
@@ -181,6 +182,7 @@ def training(
     rates: dict[str, dict[str, list[float]]] = {size: {way: [] for way in ways} for size in sizes}
     for size, way in track(turns, "training", console=Console(stderr=True)):
         rates[size][way].append(ways[way](size, updates))
+        gc.collect()  # a trainer and its module know each other; the next turn should find their memory free
     if output:
         Path(output).write_text(json.dumps({"options": options, "updates_per_second": rates}, indent=2))
     Console(width=100).print(table(rates, batch_size * len(games), options["precision"]))
@@ -205,4 +207,4 @@ def table(rates: dict[str, dict[str, list[float]]], states: int, precision: str)
 
 
 if __name__ == "__main__":
-    auto_cli(training, as_positional=False, prog="python benchmarks/training.py")
+    auto_cli(training, as_positional=False, prog="python -m benchmarks.training")
