@@ -122,7 +122,7 @@ class Mixture:
             ShardError: a recording is damaged, or was changed since it was opened.
         """
         turn = self.turn(number)
-        for game, own in turn.items():
+        for game, own in reversed(turn.items()):  # threads begin with what is needed last, the caller with the first
             self.streams[game].prepare(own)
         return {game: self.streams[game].batch(own) for game, own in turn.items()}
 

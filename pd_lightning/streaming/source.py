@@ -15,13 +15,16 @@ SMALLEST = 8
 """Fewest steps in a piece: 4 would cost twice the decoding."""
 WIDEST = 64
 """Pieces for each state of a batch, beyond which a wider window gains nothing: 0.992 of the best variety."""
-GOOD = 0.95
+GOOD = 0.92
 """Variety with which the largest pieces are chosen that reach it: larger ones are cheaper to decode."""
 
 
 def read_ahead(reach: Reach, batch_size: int) -> int:
-    """Pieces that are read before they are needed: two batches' worth, at most an eighth of all slots."""
-    return max(1, min(2 * -(-batch_size // reach.piece) + JOB, reach.window // 7))
+    """Pieces that are read before they are needed: eight batches' worth, at most a sixteenth of all slots.
+
+    So many that threads which a busy machine lets wait for some milliseconds hold nobody up.
+    """
+    return max(1, min(8 * -(-batch_size // reach.piece) + JOB, reach.window // 15))
 
 
 def variety(reach: Reach | None, batch_size: int) -> float:
@@ -48,7 +51,7 @@ def choose_reach(blocks: Blocks, batch_size: int, memory: int) -> Reach | None:
     reach = Reach(SMALLEST, 0)
     for piece in (BLOCK, BLOCK // 2, SMALLEST):
         slots, widest = memory // slot_bytes(piece), WIDEST * batch_size
-        window = max(slots - read_ahead(Reach(piece, widest), batch_size), slots * 7 // 8)
+        window = max(slots - read_ahead(Reach(piece, widest), batch_size), slots * 15 // 16)
         reach = Reach(piece, min(window, widest))
         if reach.window and variety(reach, batch_size) >= GOOD:
             break
@@ -85,6 +88,9 @@ class Epochs:
 
     def __getitem__(self, number: int) -> Epoch:
         self.ask(number)
+        if self._found[number].cancel():  # nobody has begun: it is sooner done than waited for
+            self._found[number] = Future()
+            self._found[number].set_result(self._order.epoch(number))
         return self._found[number].result()
 
 
@@ -183,7 +189,7 @@ class Sliding:
             number, place = divmod(self._asked, self._in_epoch)
             count = min(live + self._window.slots - self._asked, self._in_epoch - place)
             passes = np.arange(place, place + count)
-            if count > 4 * JOB:  # at the beginning of a run or an epoch: first what is needed first
+            if anew or place < self._before:  # many at once, at a beginning: first what is needed first
                 passes = self._in_order_of_use(number, passes, low if anew else 0)
             places = (number * self._in_epoch + passes) % self._window.slots
             if anew:  # so they are filled one after the other: a system gives memory where it is touched
