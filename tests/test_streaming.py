@@ -384,9 +384,9 @@ class Long:
 
 
 def test_with_more_memory_pieces_are_larger_and_mixing_is_better_until_nothing_is_gained():
-    reaches = [choose_reach(Long(), 256, int(gib * 2**30)) for gib in (0.1, 0.2, 0.4, 0.8, 1.6, 3.8)]  # pyright: ignore
+    reaches = [choose_reach(Long(), 256, int(gib * 2**30)) for gib in (0.1, 0.15, 0.25, 0.8, 1.6, 3.8)]  # pyright: ignore
     assert [reach and reach.piece for reach in reaches] == [8, 8, 16, 32, 32, 32]
-    for gib, reach in zip((0.1, 0.2, 0.4, 0.8, 1.6, 3.8), reaches, strict=True):
+    for gib, reach in zip((0.1, 0.15, 0.25, 0.8, 1.6, 3.8), reaches, strict=True):
         assert memory_of(Long(), 256, reach) <= gib * 2**30  # pyright: ignore
         assert variety(reach, 256) > 0.9
     assert choose_reach(Long(), 64, int(3.8 * 2**30)) == Reach(32, 64 * 64)  # pyright: ignore
