@@ -34,7 +34,7 @@ from pd_lightning.losses import LOSSES
 from pd_lightning.machine import fastest_precision, keep_freed_memory
 from pd_lightning.streaming import Batch
 
-WARM_UP = 20
+WARM_UP = 60
 """Updates before the clock starts."""
 
 
