@@ -49,7 +49,8 @@ def new_trainer(updates=8, **settings):
         "enable_progress_bar": False,
         "enable_model_summary": False,
     }
-    return pl.Trainer(accelerator="cpu", max_steps=updates, num_sanity_val_steps=0, **{**quiet, **settings})
+    every = {"max_steps": updates, "num_sanity_val_steps": 0, "log_every_n_steps": 1}
+    return pl.Trainer(accelerator="cpu", **every, **{**quiet, **settings})
 
 
 def fit(root, games=("pong",), updates=8, ckpt_path=None, **settings):
