@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from pd_lightning.networks import SIZES, QNetwork, Student, parameter_count
 
@@ -39,6 +40,12 @@ def states(batch=3, seed=0):
 def network(size="net3", games=GAMES, layer_norm=False, seed=0):
     torch.manual_seed(seed)
     return QNetwork(games, size, layer_norm)
+
+
+def centred(net, states, game="pong"):
+    """What a network sees of states, as pictures again: float32 [B, 4, 84, 84]."""
+    patches = net.centring[game](states).detach().float()
+    return patches.view(-1, 4, 4, 4, 21, 21).permute(0, 1, 4, 2, 5, 3).reshape(-1, 4, 84, 84).numpy()
 
 
 def mean_image(seed=1):
@@ -96,7 +103,7 @@ def test_centring_subtracts_the_rounded_mean_image_and_divides_by_the_deviation(
     mean = mean_image()
     net.centre("pong", mean, 37.5)
     expected = (states().numpy().astype(np.float32) - np.rint(mean.numpy())) / np.float32(37.5)
-    np.testing.assert_array_equal(net.centring["pong"](states()).numpy(), expected)
+    np.testing.assert_allclose(centred(net, states()), expected, rtol=1e-6, atol=1e-5)
 
 
 def test_centring_is_exact_in_bfloat16_too():
@@ -111,7 +118,41 @@ def test_centring_is_exact_in_bfloat16_too():
 
 
 def test_before_a_recording_is_known_states_become_0_to_1():
-    assert torch.equal(network().centring["pong"](states()), states().float() / 255)
+    np.testing.assert_allclose(centred(network(), states()), states().numpy() / 255, rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", ["dqn", "net1", "net3", "multi10"])
+def test_the_trunk_computes_the_convolutions_of_the_paper(size):
+    net = QNetwork({"pong": 6}, size)
+    net.centre("pong", mean_image(), 37.5)
+    x = torch.from_numpy(centred(net, states()))
+    for layer, stride in zip(net.trunk.convolutions, (4, 2, 1), strict=True):
+        x = F.relu(F.conv2d(x, layer.weight, layer.bias, stride))  # pyright: ignore[reportArgumentType]
+    features = F.relu(net.trunk.hidden(x.flatten(1)))
+    patches = net.centring["pong"](states())
+    torch.testing.assert_close(net.trunk(patches), features, rtol=1e-4, atol=1e-4)
+
+
+def test_layers_are_normalised_over_channels_and_pixels_whatever_their_order_in_memory():
+    net = QNetwork({"pong": 6}, "net2", layer_norm=True)
+    patches = net.centring["pong"](states())
+    x = patches.contiguous()
+    for layer in net.trunk.convolutions:
+        x = layer(x)
+        flat = x.flatten(1)
+        flat = (flat - flat.mean(1, keepdim=True)) / (flat.var(1, correction=0, keepdim=True) + 1e-5).sqrt()
+        x = F.relu(flat.view_as(x))
+    features = F.relu(F.layer_norm(net.trunk.hidden(x.flatten(1)), [128]))
+    torch.testing.assert_close(net.trunk(patches), features, rtol=1e-4, atol=1e-4)
+
+
+def test_states_may_lie_anywhere_in_memory():
+    net, some = network(), states()
+    apart = torch.empty(len(some), 4, 84, 168, dtype=torch.uint8)[..., 1:169:2]
+    apart.copy_(some)
+    torch.testing.assert_close(net(apart)["pong"], net(some)["pong"])
+    odd = torch.empty(some.numel() + 1, dtype=torch.uint8)[1:].view_as(some).copy_(some)
+    torch.testing.assert_close(net(odd)["pong"], net(some)["pong"])
 
 
 def test_each_game_has_statistics_of_its_own():

@@ -10,7 +10,8 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from scipy import stats
 
 from pd_lightning.atari import PROTOCOLS, build
-from pd_lightning.pqn import PQN, TRAINING_SEEDS, ParallelPlay, lambda_returns
+from pd_lightning.pqn import PQN, ParallelPlay, lambda_returns
+from pd_lightning.pqn.games import TRAINING_SEEDS
 from pd_lightning.rollout import episode_seeds
 
 # ---------------------------------------------------------------------------------------------------------- returns
@@ -80,7 +81,7 @@ def playing(policy, updates=0, rank=0, ranks=1, **arguments):
         global_rank=rank,
         world_size=ranks,
         fit_loop=SimpleNamespace(total_batch_idx=updates - 1),
-        lightning_module=SimpleNamespace(policy=lambda game: policy),
+        lightning_module=SimpleNamespace(snapshot=lambda game: policy, device=torch.device("cpu")),
     )
     return data
 
@@ -188,6 +189,31 @@ def test_devices_rounds_and_seeds_play_games_of_their_own_and_the_same_ones_agai
     assert first() == sums[0]
 
 
+def test_each_round_is_played_by_the_network_as_it_was_when_the_round_before_it_was_over():
+    data = playing(None, parallel=2, steps=4, rounds=4, epsilon_start=0.0, epsilon_end=0.0)
+    learned = 0
+
+    def snapshot(game):  # plays the action whose number is that of the rounds learned from, and calls it their value
+        return always(learned, 6, q=float(learned))
+
+    assert data.trainer is not None
+    data.trainer.lightning_module.snapshot = snapshot  # pyright: ignore[reportAttributeAccessIssue]
+    played = []
+    for batch in data:
+        played.append(batch.actions.unique().tolist())
+        learned += 1
+    assert played == [[0], [0], [1], [2]]
+
+
+def test_the_cores_are_shared_while_an_epoch_runs_and_given_back_even_if_it_is_left_early():
+    before = torch.get_num_threads()
+    epoch = iter(playing(always(0, 6), parallel=2, steps=4, rounds=4))
+    next(epoch)
+    assert torch.get_num_threads() == max(before // 2, 1)
+    epoch.close()  # pyright: ignore[reportAttributeAccessIssue]
+    assert torch.get_num_threads() == before
+
+
 # ------------------------------------------------------------------------------------------------------------- runs
 
 UPDATES = 4  # in an epoch
@@ -217,10 +243,10 @@ class Diary(Callback):
         self.losses.append(outputs["loss"].item())
 
 
-def fit(epochs, ckpt_path=None, seed=1, dies_at=None, callbacks=()):
+def fit(epochs, ckpt_path=None, seed=1, dies_at=None, callbacks=(), warm_up=0, **trainer_options):
     torch.manual_seed(seed)
     data, diary = tiny(), Diary(dies_at)
-    module = PQN(data.actions, "net3", learning_rate=1e-3)
+    module = PQN(data.actions, "net3", learning_rate=1e-3, warm_up=warm_up)
     trainer = pl.Trainer(
         max_epochs=epochs,
         accelerator="cpu",
@@ -229,6 +255,7 @@ def fit(epochs, ckpt_path=None, seed=1, dies_at=None, callbacks=()):
         enable_progress_bar=False,
         enable_model_summary=False,
         callbacks=[diary, *callbacks],
+        **trainer_options,
     )
     trainer.fit(module, data, ckpt_path=ckpt_path)
     return module, diary
@@ -284,6 +311,25 @@ def test_the_input_is_centred_on_random_play(straight):
 def test_the_learning_rate_falls_linearly_to_zero_at_the_end_of_the_run(straight):
     _, diary, _ = straight
     assert diary.rates == pytest.approx([1e-3 * (1 - update / 12) for update in range(12)])
+
+
+def test_the_learning_rate_rises_linearly_before_it_falls():
+    _, diary = fit(2, warm_up=4)
+    assert diary.rates == pytest.approx([1e-3 * min((update + 1) / 4, 1) * (1 - update / 8) for update in range(8)])
+
+
+@pytest.mark.parametrize(("algorithm", "measure"), [("norm", torch.Tensor.norm), ("value", lambda g: g.abs().max())])
+def test_gradients_are_clipped_as_the_trainer_is_told(algorithm, measure):
+    sizes: list[float] = []
+
+    class Gauge(Callback):
+        def on_before_zero_grad(self, trainer, pl_module, optimizer):
+            grads = [p.grad.flatten() for p in pl_module.parameters() if p.grad is not None]
+            if grads:
+                sizes.append(float(measure(torch.cat(grads))))
+
+    fit(1, callbacks=[Gauge()], gradient_clip_val=1e-6, gradient_clip_algorithm=algorithm)
+    assert max(sizes) == pytest.approx(1e-6, rel=1e-2)
 
 
 def test_resumed_from_the_last_epochs_checkpoint_a_run_ends_bit_for_bit_as_if_nothing_had_happened(

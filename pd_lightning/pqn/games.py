@@ -1,0 +1,124 @@
+"""The games that a learning teacher plays, and the returns of what it did."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pd_lightning.atari import PROTOCOLS, build
+from pd_lightning.rollout import Policy, episode_seeds
+
+TRAINING_SEEDS = 1
+"""First part of the key of training games' seeds: they are never the seeds of a score."""
+
+
+class Minibatch(NamedTuple):
+    """What one update learns from.
+
+    Attributes:
+        states: uint8 [B, 4, 84, 84].
+        actions: int64 [B].
+        targets: float32 [B], what Q(state, action) should be.
+    """
+
+    states: Tensor
+    actions: Tensor
+    targets: Tensor
+
+
+class Round(NamedTuple):
+    """Some steps of all games.
+
+    Attributes:
+        learned: all of them, as one minibatch.
+        returns: sums of clipped rewards of the games that ended.
+    """
+
+    learned: Minibatch
+    returns: list[float]
+
+
+def lambda_returns(
+    rewards: np.ndarray, ends: np.ndarray, values: np.ndarray, discount: float, trace: float
+) -> np.ndarray:
+    """Q(lambda) targets of T steps (Gallici et al., 2024, equation 14, as Peng's Q(lambda)).
+
+    ``G[t] = r[t] + discount * (1 - end[t]) * (trace * G[t+1] + (1 - trace) * value[t+1])``, and ``value[T]`` in place
+    of ``G[T]``.
+
+    Args:
+        rewards: float32 [T, n].
+        ends: bool [T, n], whether nothing follows step t.
+        values: max over actions of Q, float32 [T + 1, n]; the last row is of the states after the last step.
+        discount: of the future, per step.
+        trace: lambda; 0 looks one step ahead, 1 to the end.
+
+    Returns:
+        float32 [T, n].
+    """
+    targets = np.empty_like(rewards)
+    ahead = values[-1]
+    for t in reversed(range(len(rewards))):
+        mixed = trace * ahead + (1 - trace) * values[t + 1]
+        ahead = targets[t] = rewards[t] + discount * np.where(ends[t], 0, mixed)
+    return targets
+
+
+class Games:
+    """Many copies of one game, played side by side and never left.
+
+    Args:
+        game: the game, in the emulator's snake case.
+        parallel: n, number of copies.
+        steps: T, decisions in each game in a round.
+        discount: of the future, per step.
+        trace: lambda of the returns.
+        fire: press FIRE for the player at a start.
+        key: what seeds follow from; whole numbers, not negative.
+        threads: of the emulator; 0 is one for every core.
+    """
+
+    def __init__(
+        self,
+        game: str,
+        parallel: int,
+        steps: int,
+        discount: float,
+        trace: float,
+        fire: bool,
+        key: tuple[int, ...],
+        threads: int = 0,
+    ) -> None:
+        self.parallel, self.steps, self.discount, self.trace = parallel, steps, discount, trace
+        self._env = build(game, parallel, PROTOCOLS["paper"], fire=fire, training=True, threads=threads)
+        self._states, _ = self._env.reset(seed=episode_seeds(parallel, TRAINING_SEEDS, *key))
+        self._dice = np.random.default_rng([TRAINING_SEEDS, *key])
+        self._running = np.zeros(parallel)
+
+    def play(self, policy: Policy, epsilon: float) -> Round:
+        """Plays a round, with a share `epsilon` of random actions."""
+        shape = (self.steps, self.parallel)
+        seen = torch.empty((*shape, 4, 84, 84), dtype=torch.uint8)
+        actions, rewards, ends = np.empty(shape, np.int64), np.empty(shape, np.float32), np.empty(shape, bool)
+        values = np.empty((self.steps + 1, self.parallel), np.float32)
+        returns: list[float] = []
+        with torch.inference_mode():
+            for t in range(self.steps):
+                seen[t] = torch.from_numpy(self._states)
+                q = policy(seen[t]).cpu().numpy()
+                values[t] = q.max(1)
+                dice = self._dice.random(self.parallel) < epsilon
+                actions[t] = np.where(dice, self._dice.integers(q.shape[1], size=self.parallel), q.argmax(1))
+                self._states, rewards[t], terminated, truncated, info = self._env.step(actions[t])
+                ends[t] = terminated | truncated
+                self._running += rewards[t]
+                over = ends[t] & (info["episode_frame_number"] <= 31)  # a game, not a life: its clock starts again
+                returns += self._running[over].tolist()
+                self._running[over] = 0
+            values[-1] = policy(torch.from_numpy(self._states)).max(1).values.cpu().numpy()
+        targets = lambda_returns(rewards, ends, values, self.discount, self.trace)
+        flat = Minibatch(seen.flatten(0, 1), torch.from_numpy(actions.ravel()), torch.from_numpy(targets.ravel()))
+        return Round(flat, returns)

@@ -1,0 +1,111 @@
+"""The network that learns from its own play."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.nn import functional as F
+
+from pd_lightning.networks import QNetwork
+from pd_lightning.pqn.games import Minibatch
+from pd_lightning.rollout import Policy
+
+
+class PQN(pl.LightningModule):
+    """The teacher while it learns.
+
+    Args:
+        games: number of actions of the one game, taken from the data.
+        size: widths of the network, one of `pd_lightning.networks.SIZES`.
+        learning_rate: of Adam after the warm-up; it falls linearly to zero at the end of the run.
+        warm_up: updates in which the learning rate rises linearly. Adam with 2 / (1 - beta2) = 2,000 of them does what
+            RAdam does (Ma and Yarats, 2021, arXiv 1910.04209), of PQN's paper, in a fifth of its time.
+    """
+
+    def __init__(
+        self, games: dict[str, int], size: str = "dqn", learning_rate: float = 2.5e-4, warm_up: int = 2000
+    ) -> None:
+        super().__init__()
+        if len(games) != 1:
+            raise ValueError(f"a teacher learns one game, not {', '.join(games) or 'none'}")
+        self.save_hyperparameters()
+        self.network = QNetwork(games, size, layer_norm=True)
+
+    def setup(self, stage: str) -> None:
+        """Centres the input on random play."""
+        if stage == "fit":
+            for game, (mean, deviation) in self.trainer.datamodule.statistics().items():  # pyright: ignore[reportAttributeAccessIssue]
+                self.network.centre(game, mean, deviation)
+
+    def on_train_start(self) -> None:
+        """A resumed run may be longer than the one before, which left its own learning rate behind: perhaps 0."""
+        schedule = self.lr_schedulers()
+        if not isinstance(schedule, torch.optim.lr_scheduler.LambdaLR):  # --optimizer brings its own, or none
+            return
+        for group, rate, share in zip(
+            schedule.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True
+        ):
+            group["lr"] = rate * share(schedule.last_epoch)
+
+    def policy(self, game: str) -> Policy:
+        """The network's Q-values as a policy, in the precision of training."""
+        return self._policy(self.network, game)
+
+    def snapshot(self, game: str) -> Policy:
+        """The same, of the network as it is now: it does not learn any more."""
+        return self._policy(copy.deepcopy(self.network), game)
+
+    def _policy(self, network: QNetwork, game: str) -> Policy:
+        def act(states: Tensor) -> Tensor:
+            with self.trainer.precision_plugin.forward_context():
+                return network({game: states.to(self.device)})[game]
+
+        return act
+
+    def policies(self) -> dict[str, Policy]:
+        """Who plays which game when scores are taken."""
+        return {game: self.policy(game) for game in self.network.games}
+
+    def training_step(self, batch: Minibatch, batch_idx: int) -> Tensor:
+        """Half the squared distance to the targets, for the actions that were played."""
+        (q,) = self.network(batch.states).values()
+        chosen = q.gather(1, batch.actions[:, None])[:, 0]
+        loss = F.mse_loss(chosen, batch.targets) / 2
+        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/q", chosen.mean())
+        returns: list[float] = self.trainer.datamodule.returns  # pyright: ignore[reportAttributeAccessIssue]
+        if returns:
+            self.log("train/clipped_return", float(np.mean(returns)), prog_bar=True, batch_size=len(returns))
+            returns.clear()
+        return loss
+
+    def test_step(self, batch: int, batch_idx: int) -> None:
+        """Nothing: see `ParallelPlay.test_dataloader`."""
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """By norm or value, as the Trainer says; its own way refuses a fused optimizer (right only for float16)."""
+        if gradient_clip_val and gradient_clip_algorithm == "value":
+            torch.nn.utils.clip_grad_value_(self.parameters(), gradient_clip_val)
+        elif gradient_clip_val:
+            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Adam, and a learning rate that rises for a while and then falls linearly to zero."""
+        optimizer = torch.optim.Adam(self.parameters(), lr=self.hparams["learning_rate"], fused=True)
+        total, warm_up = self.trainer.estimated_stepping_batches, self.hparams["warm_up"]
+
+        def share(update: int) -> float:
+            return min((update + 1) / max(warm_up, 1), 1.0) * max(0.0, 1 - update / total)
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

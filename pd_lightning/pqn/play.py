@@ -1,0 +1,159 @@
+"""The stream of minibatches that a teacher learns from while it plays on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from pd_lightning.atari import PROTOCOLS, action_meanings, build, check_game
+from pd_lightning.pqn.games import TRAINING_SEEDS, Games, Minibatch, Round
+from pd_lightning.rollout import Policy, episode_seeds
+
+ORDER = 1
+"""Last part of the key of the order of learning."""
+
+
+class ParallelPlay(pl.LightningDataModule):
+    """The teacher's own play, as a stream of minibatches.
+
+    While one round of play is learned from, the next is played in a thread, by the network as it was before. On a CPU
+    each has half of the cores.
+
+    Args:
+        game: the game, in the emulator's snake case.
+        parallel: games played side by side, on each device.
+        steps: decisions in each game between two rounds of learning.
+        passes: how often each round's steps are learned from.
+        minibatches: updates per pass; parallel * steps must be a multiple of it.
+        rounds: rounds of playing and learning in an epoch; a checkpoint and fresh games after each epoch.
+        discount: of the future, per step.
+        trace: lambda of the returns, 0 to 1.
+        epsilon_start: share of random actions at first.
+        epsilon_end: share of random actions in the end; 5%, since that is how teachers are scored and recorded.
+        epsilon_steps: decisions, over all games, in which it falls linearly from first to last.
+        fire: press FIRE for the player at a start (not after a life: the teacher is to learn that).
+        seed: of the games and of the order of learning.
+    """
+
+    def __init__(
+        self,
+        game: str = "pong",
+        parallel: int = 32,
+        steps: int = 32,
+        passes: int = 2,
+        minibatches: int = 8,
+        rounds: int = 256,
+        discount: float = 0.99,
+        trace: float = 0.65,
+        epsilon_start: float = 1.0,
+        epsilon_end: float = 0.05,
+        epsilon_steps: int = 250_000,
+        fire: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if parallel * steps % minibatches:
+            raise ValueError(
+                f"{parallel} games x {steps} steps do not divide into {minibatches} minibatches: "
+                f"choose --data.minibatches that divides {parallel * steps}"
+            )
+        self.game = check_game(game)
+        self.parallel, self.steps, self.rounds = parallel, steps, rounds
+        self.passes, self.minibatches = passes, minibatches
+        self.discount, self.trace = discount, trace
+        self.epsilon_start, self.epsilon_end, self.epsilon_steps = epsilon_start, epsilon_end, epsilon_steps
+        self.fire, self.seed = fire, seed
+        self.actions = {game: len(action_meanings(game))}
+        self.returns: list[float] = []
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Decisions that one device plays in an epoch."""
+        return self.parallel * self.steps * self.rounds
+
+    def steps_after(self, updates: int, devices: int = 1) -> int:
+        """Decisions that `updates` updates have learned from, over all games and devices."""
+        return updates // (self.passes * self.minibatches) * self.parallel * self.steps * devices
+
+    def __len__(self) -> int:
+        """Updates in an epoch."""
+        return self.rounds * self.passes * self.minibatches
+
+    def statistics(self) -> dict[str, tuple[Tensor, float]]:
+        """Mean image [84, 84] and deviation, in grey levels, of 100 steps of random play in all games."""
+        env = build(self.game, self.parallel, PROTOCOLS["paper"], fire=self.fire)
+        env.reset(seed=episode_seeds(self.parallel, TRAINING_SEEDS, self.seed))
+        chance = np.random.default_rng(self.seed)
+        play = (env.step(chance.integers(self.actions[self.game], size=self.parallel))[0] for _ in range(100))
+        frames = np.stack([states[:, -1] for states in play]).reshape(-1, 84, 84)
+        mean = frames.mean(0, dtype=np.float64)
+        deviation = float(np.sqrt(frames.var(0, dtype=np.float64).mean()))
+        return {self.game: (torch.from_numpy(mean).float(), deviation)}
+
+    def train_dataloader(self) -> ParallelPlay:
+        """Itself: one iteration is one epoch."""
+        return self
+
+    def test_dataloader(self) -> list[int]:
+        """One empty batch: tests are played by `pd_lightning.callbacks.Rollouts`, but Lightning wants some data."""
+        return [0]
+
+    def __iter__(self) -> Iterator[Minibatch]:
+        """Plays and yields, round after round."""
+        assert self.trainer is not None
+        # Updates, not epochs: then a run that was resumed within an epoch does not play that epoch's games again.
+        first = (self.trainer.fit_loop.total_batch_idx + 1) // (self.passes * self.minibatches)
+        key = (self.seed, self.trainer.global_rank, first)
+        order = np.random.default_rng([TRAINING_SEEDS, *key, ORDER])
+        with half_of_the_cores(self.trainer.lightning_module.device) as (thread, cores):
+            games = Games(
+                self.game, self.parallel, self.steps, self.discount, self.trace, fire=self.fire, key=key, threads=cores
+            )
+            for played in self._rounds(games, thread, first):
+                self.returns += played.returns
+                for _ in range(self.passes):
+                    for rows in np.array_split(order.permutation(self.parallel * self.steps), self.minibatches):
+                        index = torch.from_numpy(rows)
+                        yield Minibatch(*(part.index_select(0, index) for part in played.learned))
+
+    def _rounds(self, games: Games, thread: ThreadPoolExecutor, first: int) -> Iterator[Round]:
+        """An epoch's rounds; each is begun when the one before it is handed out, from the weights of that moment."""
+        assert self.trainer is not None
+        module, devices = self.trainer.lightning_module, self.trainer.world_size
+        ahead: Future[Round] | None = None
+        for r in range(first, first + self.rounds + 1):
+            played = ahead.result() if ahead else None
+            if r < first + self.rounds:
+                policy: Policy = module.snapshot(self.game)  # pyright: ignore[reportCallIssue]
+                epsilon = self.epsilon(r * self.parallel * self.steps * devices)
+                ahead = thread.submit(games.play, policy, epsilon)
+            if played:
+                yield played
+
+    def epsilon(self, played: int) -> float:
+        """Share of random actions after `played` decisions over all games and devices."""
+        share = min(played / self.epsilon_steps, 1.0) if self.epsilon_steps else 1.0
+        return self.epsilon_start + share * (self.epsilon_end - self.epsilon_start)
+
+
+@contextmanager
+def half_of_the_cores(device: torch.device) -> Iterator[tuple[ThreadPoolExecutor, int]]:
+    """A thread to play in, and a number of cores for its emulators: half of them, if the network learns on a CPU.
+
+    Torch's work is then on the other half: two halves that do not wait for each other do more than one whole.
+    """
+    cores = torch.get_num_threads()
+    learning = max(cores // 2, 1) if device.type == "cpu" else cores
+    with ThreadPoolExecutor(1, "play") as thread:
+        thread.submit(torch.set_num_threads, 1).result()  # of that thread; first, since MKL has one number for all
+        torch.set_num_threads(learning)
+        try:
+            yield thread, max(cores - learning, 1) if device.type == "cpu" else 0
+        finally:
+            torch.set_num_threads(cores)
