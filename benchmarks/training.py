@@ -2,8 +2,8 @@
 
     python -m benchmarks.training
 
-The three take turns on one machine; what counts is their ratio. `fit` over `fixed` is what reading, decoding, shuffling
-and gathering cost; `fixed` over `bare` is what Lightning, logging and the schedule cost.
+What counts are ratios. `fit` over `fixed` is what reading, decoding, shuffling and gathering cost: one Trainer does
+both, some updates at a time. `fixed` over `bare` is what Lightning, logging and the schedule cost: they take turns.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -33,53 +34,55 @@ from pd_lightning.distillation import PolicyDistillation
 from pd_lightning.losses import LOSSES
 from pd_lightning.machine import fastest_precision, keep_freed_memory
 from pd_lightning.streaming import Batch
+from pd_lightning.streaming.mixing import Mixture
 
 WARM_UP = 60
 """Updates before the clock starts."""
+TURN = 10
+"""Updates of a kind at a time."""
+ENDLESS = 10**6
 
 
-class Clock(pl.Callback):
-    """Times the updates after the first ones.
-
-    Args:
-        device: waited for before the clock is read.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.device, self.started, self.seconds = device, 0.0, 0.0
-
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Starts after the warm-up, stops at the end."""
-        if trainer.global_step in (WARM_UP, trainer.max_steps):
-            synchronise(self.device)
-            now = time.perf_counter()
-            self.started, self.seconds = now, now - self.started
-
-
-class FixedBatch(TeacherDatasets):
-    """The first batch of the recording, again and again, on the device already."""
+class Alternating(TeacherDatasets):
+    """The recording, and in turn with it one batch of it again and again, on the device already; timed."""
 
     def train_dataloader(self) -> Any:
-        """As many times as an epoch has batches."""
+        """Endless turns."""
         assert self.trainer is not None
-        loader = super().train_dataloader()
-        device = self.trainer.strategy.root_device
-        batch = {game: Batch(*(each.to(device) for each in part)) for game, part in loader.batch(0).items()}
-        return Repeated(batch, len(loader))
+        self.turns = Turns(super().train_dataloader(), self.trainer.strategy.root_device)
+        return self.turns
 
 
-class Repeated:
-    """One batch, some number of times."""
+class Turns:
+    """Updates on one batch and updates on the recording, some at a time, so that both meet the machine as it is.
 
-    def __init__(self, batch: dict[str, Batch], times: int) -> None:
-        self.batch, self.times = batch, times
+    Args:
+        loader: of the recording.
+        device: where the training is.
+
+    Attributes:
+        seconds: what the updates of each kind took, those apart that follow a change of the kind.
+    """
+
+    def __init__(self, loader: Mixture, device: torch.device) -> None:
+        self._loader, self._device = loader, device
+        self.seconds: dict[str, list[float]] = {"fixed": [], "fit": []}
 
     def __len__(self) -> int:
-        return self.times
+        return ENDLESS
 
     def __iter__(self) -> Iterator[dict[str, Batch]]:
-        for _ in range(self.times):
-            yield self.batch
+        first = self._loader.batch(0)
+        fixed = {game: Batch(*(each.to(self._device) for each in part)) for game, part in first.items()}
+        for number in range(ENDLESS):
+            kind, recording = ("fit", iter(self._loader)) if number % 2 else ("fixed", repeat(fixed))
+            yield next(recording)
+            synchronise(self._device)
+            started = time.perf_counter()
+            for _ in range(TURN):
+                yield next(recording)
+            synchronise(self._device)
+            self.seconds[kind].append((time.perf_counter() - started) / TURN)
 
 
 def synchronise(device: torch.device) -> None:
@@ -88,62 +91,60 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def with_trainer(kind: type[TeacherDatasets], options: dict[str, Any]) -> Callable[[str, int], float]:
-    """What `python train.py fit` does between two validations: loggers, checkpoints, schedule and all."""
+def with_trainer(options: dict[str, Any], size: str, updates: int) -> dict[str, float]:
+    """What `python train.py fit` does between two validations: loggers, checkpoints, schedule and all.
 
-    def run(size: str, updates: int) -> float:
-        data = kind(options["root"], options["games"], options["batch_size"])
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        clock = Clock(device)
-        with tempfile.TemporaryDirectory() as folder:
-            board = TensorBoardLogger(folder, "lightning_logs")
-            trainer = pl.Trainer(
-                accelerator=device.type,
-                devices=1,
-                max_steps=WARM_UP + updates,
-                precision=options["precision"],
-                logger=[board, CSVLogger(board.root_dir, "", board.version)],
-                callbacks=[clock, Checkpoint(every_n_train_steps=250)],
-                limit_val_batches=0,
-                enable_progress_bar=False,
-                enable_model_summary=False,
-            )
-            trainer.fit(PolicyDistillation(data.actions, size), datamodule=data)
-        return updates / clock.seconds
+    Returns:
+        Updates a second on one batch (`fixed`) and from the recording (`fit`).
+    """
+    data = Alternating(options["root"], options["games"], options["batch_size"])
+    with tempfile.TemporaryDirectory() as folder:
+        board = TensorBoardLogger(folder, "lightning_logs")
+        trainer = pl.Trainer(
+            accelerator=options["device"],
+            devices=1,
+            max_steps=WARM_UP + 2 * updates,
+            precision=options["precision"],
+            logger=[board, CSVLogger(board.root_dir, "", board.version)],
+            callbacks=[Checkpoint(every_n_train_steps=250)],
+            limit_val_batches=0,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(PolicyDistillation(data.actions, size), datamodule=data)
+    skipped = WARM_UP // (2 * (TURN + 1))
+    return {kind: 1 / statistics.fmean(seconds[skipped:]) for kind, seconds in data.turns.seconds.items()}
 
-    return run
 
+def bare_loop(options: dict[str, Any], size: str, updates: int) -> dict[str, float]:
+    """The same network, loss and optimizer on one fixed batch, as one would write it without Lightning.
 
-def bare_loop(options: dict[str, Any]) -> Callable[[str, int], float]:
-    """The same network, loss and optimizer on one fixed batch, as one would write it without Lightning."""
-
-    def run(size: str, updates: int) -> float:
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        data = TeacherDatasets(options["root"], options["games"], options["batch_size"])
-        data.trainer = pl.Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
-        data.setup("fit")
-        batch = {g: Batch(*(t.to(device) for t in part)) for g, part in data.train_dataloader().batch(0).items()}
-        student = PolicyDistillation(data.actions, size).student.to(device)
-        for game, (mean, deviation) in data.statistics().items():
-            student.centre(game, mean, deviation)
-        optimizer = torch.optim.Adam(student.parameters(), 3e-3)
-        bf16 = options["precision"] == "bf16-mixed"
-        started = 0.0
-        for update in range(WARM_UP + updates):
-            if update == WARM_UP:
-                synchronise(device)
-                started = time.perf_counter()
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                outputs = student({game: part.states for game, part in batch.items()})
-                losses = [LOSSES["kl"](outputs[game], part.teacher_q, 0.01) for game, part in batch.items()]
-            loss = torch.stack(losses).mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        synchronise(device)
-        return updates / (time.perf_counter() - started)
-
-    return run
+    Returns:
+        Updates a second (`bare`).
+    """
+    device = torch.device(options["device"])
+    data = TeacherDatasets(options["root"], options["games"], options["batch_size"])
+    data.trainer = pl.Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
+    data.setup("fit")
+    batch = {g: Batch(*(t.to(device) for t in part)) for g, part in data.train_dataloader().batch(0).items()}
+    student = PolicyDistillation(data.actions, size).student.to(device)
+    for game, (mean, deviation) in data.statistics().items():
+        student.centre(game, mean, deviation)
+    optimizer = torch.optim.Adam(student.parameters(), 3e-3)
+    started = 0.0
+    for update in range(WARM_UP + updates):
+        if update == WARM_UP:
+            synchronise(device)
+            started = time.perf_counter()
+        with torch.autocast(device.type, torch.bfloat16, enabled=options["precision"] == "bf16-mixed"):
+            outputs = student({game: part.states for game, part in batch.items()})
+            losses = [LOSSES["kl"](outputs[game], part.teacher_q, 0.01) for game, part in batch.items()]
+        loss = torch.stack(losses).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    synchronise(device)
+    return {"bare": updates / (time.perf_counter() - started)}
 
 
 def training(
@@ -163,7 +164,7 @@ def training(
         games: which of them.
         sizes: of the students.
         batch_size: states of each game in an update.
-        updates: that are timed, in each turn.
+        updates: of each kind that are timed, in each turn.
         repetitions: turns of each.
         precision: of Lightning (default: the fastest of the machine).
         output: JSON file for all figures.
@@ -171,17 +172,18 @@ def training(
     quieten()
     warnings.filterwarnings("ignore")
     keep_freed_memory()
-    options = {"root": root, "games": games, "batch_size": batch_size}
-    options["precision"] = precision or fastest_precision("auto")
-    ways = {
-        "bare": bare_loop(options),
-        "fixed": with_trainer(FixedBatch, options),
-        "fit": with_trainer(TeacherDatasets, options),
+    options = {
+        "root": root,
+        "games": games,
+        "batch_size": batch_size,
+        "precision": precision or fastest_precision("auto"),
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
     }
-    turns = [(size, way) for size in sizes for _ in range(repetitions) for way in ways]
-    rates: dict[str, dict[str, list[float]]] = {size: {way: [] for way in ways} for size in sizes}
+    turns = [(size, way) for size in sizes for _ in range(repetitions) for way in (bare_loop, with_trainer)]
+    rates: dict[str, dict[str, list[float]]] = {size: {} for size in sizes}
     for size, way in track(turns, "training", console=Console(stderr=True)):
-        rates[size][way].append(ways[way](size, updates))
+        for name, rate in way(options, size, updates).items():
+            rates[size].setdefault(name, []).append(rate)
         gc.collect()  # a trainer and its module know each other; the next turn should find their memory free
     if output:
         Path(output).write_text(json.dumps({"options": options, "updates_per_second": rates}, indent=2))

@@ -1,8 +1,8 @@
 """Decoded frames in memory, and the memory of batches: what a stream gathers from, and into.
 
-Threads read around libhdf5's lock and decode into slots; a batch is one gather out of them. On the CPU that is numpy's:
-torch's waits for its slowest thread, and is ten times slower where another process is busy. On a GPU the frames lie in
-its memory: they cross the bus once and packed one by one, not four times and once per epoch.
+Threads read around libhdf5's lock and decode into slots; a batch is one gather out of them, by as many threads as torch
+is set to: each then finds in its own cache what it is going to learn from. On a GPU the frames lie in its memory: they
+cross the bus once and packed one by one, not four times and once per epoch.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Window:
 
     def _make_room(self) -> None:
         frames = np.empty((self.slots, self.depth, *CHUNK[1:]), np.uint8)
-        self._frames, self._flat = frames, frames.reshape(-1, PIXELS)
+        self._frames, self._flat = frames, torch.from_numpy(frames).view(-1, PIXELS)
         self._pool = BufferPool()
 
     def ask(self, slots: np.ndarray, pieces: np.ndarray) -> None:
@@ -213,8 +213,8 @@ class Window:
             frames: the four frames of each, counted over all slots, int [4 n].
             room: uint8 [n, 4, 84, 84], of what `room` gave.
         """
-        # mode="clip": numpy then writes straight to the room, without a buffer in between
-        np.take(self._flat, frames, axis=0, out=room.reshape(-1, PIXELS), mode="clip")
+        index = to_device(frames, self._flat.device)
+        torch.index_select(self._flat, 0, index, out=self.tensor(room).view(-1, PIXELS))
 
     def tensor(self, room: Any) -> Tensor:
         """What was gathered."""
@@ -240,6 +240,7 @@ class DeviceWindow(Window):
 
     def _make_room(self) -> None:
         self._on_device = torch.empty((self.slots, self.depth, PIXELS), dtype=torch.uint8, device=self.device)
+        self._flat = self._on_device.view(-1, PIXELS)
 
     def _decode(self, slots: list[int], pieces: list[list[int]]) -> Tensor:
         # torch keeps pinned memory for the next one who asks, once the copy out of it is done.
@@ -256,11 +257,6 @@ class DeviceWindow(Window):
     def room(self, count: int) -> Any:
         """Memory of the device; its allocator keeps what is freed."""
         return torch.empty((count, STACK, *CHUNK[1:]), dtype=torch.uint8, device=self.device)
-
-    def gather(self, frames: np.ndarray, room: Any) -> None:
-        """As on the host."""
-        index = to_device(frames.astype(np.int64), self.device)
-        torch.index_select(self._on_device.view(-1, PIXELS), 0, index, out=room.view(-1, PIXELS))
 
     def tensor(self, room: Any) -> Tensor:
         """What was gathered."""
