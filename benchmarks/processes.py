@@ -37,6 +37,7 @@ def _settle(log: Path) -> None:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     warnings.simplefilter("ignore")
+    torch.set_num_threads(1)  # the bound gathers with one thread too
     if sys.platform == "linux":
         # Workers must be children of the process that is measured; a fork server's escape `getrusage`.
         multiprocessing.set_start_method("fork", force=True)
