@@ -117,7 +117,10 @@ def main() -> int:
         agents = [load_teacher(path, options.game) for path in options.players]
         steps = round(options.seconds * STEPS_PER_SECOND)
         rules = {"protocol": options.protocol, "steps": steps}
-        films = [film(agent, agent.game, options.seed, title=agent.network.size, **rules) for agent in agents]
+        films = [
+            film(agent, agent.game, options.seed, fire=agent.fire, title=agent.network.size, **rules)
+            for agent in agents
+        ]
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -1,0 +1,145 @@
+"""Our own formats: teacher files, and Lightning checkpoints of PQN and PolicyDistillation.
+
+A teacher file is a safetensors file: the weights, and as metadata what one must know of them (`Teacher.about`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from pd_lightning.networks import SIZES, QNetwork
+from pd_lightning.teacher.agent import Teacher
+from pd_lightning.teacher.fault import TeacherError, naming
+
+FORMAT = "pd_lightning.teacher"
+VERSION = "1"
+PREFIXES = ("network.", "student.")
+"""Where a Lightning checkpoint of ours keeps the network: of PQN, of PolicyDistillation."""
+
+
+def save_teacher(network: QNetwork, path: str | os.PathLike[str], about: Mapping[str, object]) -> Path:
+    """Writes a teacher file, whole or not at all.
+
+    Weights are rounded to float16, half the size; what is recorded and scored afterwards are the rounded ones.
+
+    Args:
+        network: a network of one game.
+        path: the file, by convention `datasets/<game>/teacher.safetensors`.
+        about: what to say of it (steps, score, protocol, command ...), kept as text.
+
+    Raises:
+        TeacherError: the network plays several games, or its weights are not finite numbers in float16.
+    """
+    if len(network.games) != 1:
+        raise TeacherError(f"{path}: the network plays {', '.join(network.games)}; a teacher plays one game")
+    ((game, actions),) = network.games.items()
+    weights = {name: tensor.detach().half().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    if not all(tensor.isfinite().all() for tensor in weights.values()):
+        raise TeacherError(f"{path}: there are weights that are not finite or beyond float16's 65,504; train it again")
+    metadata = {
+        **{key: str(value) for key, value in about.items()},
+        "format": FORMAT,
+        "version": VERSION,
+        "game": game,
+        "actions": str(actions),
+        "size": network.size,
+        "layer_norm": str(network.trunk.layer_norm).lower(),
+    }
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.part")
+    with part.open("wb") as file:  # not save_file: it would be readable by its owner alone
+        file.write(save(weights, metadata))
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(target)
+    return target
+
+
+def from_safetensors(file: Path) -> Teacher:
+    """The teacher in a file of `save_teacher`.
+
+    Raises:
+        TeacherError: it is not whole, of another kind or version, or does not fit the network it names.
+    """
+    with naming(file, "not a whole safetensors file", "copy or train it again"), safe_open(file, "pt") as opened:
+        about = dict(opened.metadata() or {})
+        state = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
+    if about.get("format") != FORMAT or about.get("version") != VERSION:
+        raise TeacherError(
+            f"{file}: format is {about.get('format')!r} version {about.get('version')!r}, allowed is {FORMAT!r} "
+            f"version {VERSION!r}; a teacher file is written by `python train.py fit` with the teacher preset"
+        )
+    size, actions = about.get("size", ""), about.get("actions", "")
+    if size not in SIZES or not actions.isdecimal() or not 0 < int(actions) < 256 or not about.get("game"):
+        raise TeacherError(
+            f"{file}: game, size and actions are {about.get('game')!r}, {size!r}, {actions!r}; allowed are a game's "
+            f"name, one of {', '.join(SIZES)}, and 1 to 255; train it again"
+        )
+    if about.get("layer_norm") not in ("true", "false"):  # it has no weights, so nothing else would notice
+        raise TeacherError(
+            f"{file}: layer_norm is {about.get('layer_norm')!r}, allowed are 'true' and 'false'; train it again"
+        )
+    return _build(file, {about["game"]: int(actions)}, size, about["layer_norm"] == "true", state, about)
+
+
+def is_checkpoint(content: Mapping[Any, Any]) -> bool:
+    """Whether Lightning saved this."""
+    return "state_dict" in content or "hyper_parameters" in content
+
+
+def from_checkpoint(checkpoint: Mapping[Any, Any], file: Path) -> Teacher:
+    """The last weights of a Lightning checkpoint of PQN or PolicyDistillation.
+
+    Args:
+        checkpoint: its content.
+        file: where it is from.
+
+    Raises:
+        TeacherError: it is of something else, or its weights do not fit the network it names.
+    """
+    state, settings = checkpoint.get("state_dict"), checkpoint.get("hyper_parameters")
+    if not isinstance(state, dict) or not isinstance(settings, dict):
+        raise TeacherError(f"{file}: has no state_dict and hyper_parameters; name a .ckpt of pd_lightning")
+    prefix = next((p for p in PREFIXES if any(str(name).startswith(p) for name in state)), None)
+    games, size = settings.get("games"), settings.get("size")
+    fits = isinstance(games, dict) and all(isinstance(a, int) and 0 < a < 256 for a in games.values())
+    if prefix is None or not isinstance(games, dict) or not fits or not isinstance(size, str) or size not in SIZES:
+        raise TeacherError(f"{file}: not a checkpoint of PQN or PolicyDistillation; name a .ckpt of pd_lightning")
+    network = {str(name)[len(prefix) :]: tensor for name, tensor in state.items() if str(name).startswith(prefix)}
+    about = {"updates": str(checkpoint.get("global_step"))}
+    # What a student says of an action is a logit, unless it was to repeat the teacher's Q-values.
+    outputs = "q" if prefix == "network." or settings.get("loss") == "mse" else "logits"
+    return _build(file, games, size, prefix == "network.", network, about, outputs)
+
+
+def _build(
+    file: Path,
+    games: dict[str, int],
+    size: str,
+    layer_norm: bool,
+    state: Mapping[str, Any],
+    about: dict[str, str],
+    outputs: str = "q",
+) -> Teacher:
+    """The network that `state` belongs to."""
+    if len(games) != 1:
+        raise TeacherError(f"{file}: plays {', '.join(map(str, games))[:80]}: a teacher plays one game")
+    what, step = f"the weights do not fit size {size!r} with {games}", "train it again"
+    with naming(file, what, step):  # settings and weights may be anything
+        network = QNetwork(games, size, layer_norm)
+        for name, own in network.state_dict().items():
+            if isinstance(found := state.get(name), Tensor) and found.shape != own.shape:
+                # Before they are copied: a tensor may claim any number of numbers, by repeating them.
+                raise ValueError(f"{name} is {list(found.shape)}, not {list(own.shape)}")
+        network.load_state_dict(dict(state))
+    if not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
+        raise TeacherError(f"{file}: there are weights that are not finite; train it again")
+    return Teacher(network, about.get("name") or f"{file.parent.name}/{file.stem}", about, outputs=outputs)

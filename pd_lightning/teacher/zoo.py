@@ -1,0 +1,124 @@
+"""What lies beside other people's weights: RL Zoo's settings, and names of folders that tell the game."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ale_py import roms
+
+from pd_lightning.atari import FRAME_SKIP, STACK
+from pd_lightning.teacher.fault import TeacherError, naming
+
+_LIMIT = 64 * 2**10
+_WRAPPER = "stable_baselines3.common.atari_wrappers.AtariWrapper"
+_WRAPPER_OPTIONS = {"frame_skip": FRAME_SKIP, "screen_size": 84, "action_repeat_probability": 0.0}
+"""What AtariWrapper must not have changed."""
+
+
+class _Settings(yaml.SafeLoader):
+    """YAML of plain values, and the one tag that RL Zoo writes: an ordered dictionary, as a list of pairs."""
+
+
+def _ordered(loader: yaml.SafeLoader, node: yaml.Node) -> dict[Any, Any]:
+    return dict(loader.construct_sequence(node, deep=True)[0])  # pyright: ignore[reportArgumentType]
+
+
+_Settings.add_constructor("tag:yaml.org,2002:python/object/apply:collections.OrderedDict", _ordered)
+
+
+def read_settings(file: Path, name: str) -> tuple[Path, dict[str, Any]]:
+    """RL Zoo's `config.yml` or `args.yml` of a zip or a policy.pth: beside it, or in the folder named like it.
+
+    Returns:
+        The file and what it says; the teacher's file and nothing, if there is none.
+
+    Raises:
+        TeacherError: it is not plain values.
+    """
+    beside = file.parent
+    run = beside / beside.name.rpartition("_")[0]  # PongNoFrameskip-v4 in PongNoFrameskip-v4_1
+    for path in (folder / name for folder in (beside, beside / file.stem, run, beside.parent)):
+        if path.is_file():
+            with naming(path, "not the settings of RL Zoo", f"mend it, or move {file.name} away from it"):
+                with path.open("rb") as opened:
+                    content = opened.read(_LIMIT + 1)
+                if len(content) > _LIMIT:
+                    raise ValueError(f"larger than {_LIMIT:,} bytes")
+                found = yaml.load(content, _Settings)
+            if isinstance(found, Mapping) and {"policy", "env_wrapper", "frame_stack", "algo", "env"} & found.keys():
+                return path, dict(found)
+    return file, {}
+
+
+def check_settings(path: Path, settings: Mapping[str, Any]) -> None:
+    """Refuses a training whose agent saw other states than the emulator here shows.
+
+    Raises:
+        TeacherError: names the field, its value, and what was allowed.
+    """
+    for name, value, allowed in _facts(settings):
+        if value != allowed:
+            raise TeacherError(
+                f"{path}: {name} is {value!r}, allowed is {allowed!r}; states would differ from those it was trained "
+                "on: choose another teacher"
+            )
+
+
+def _facts(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Name, value, and what it must be."""
+    yield "frame_stack", settings.get("frame_stack", STACK), STACK
+    yield "policy", settings.get("policy", "CnnPolicy"), "CnnPolicy"
+    yield "normalize", settings.get("normalize", False) or False, False
+    yield "vec_env_wrapper", settings.get("vec_env_wrapper"), None
+    if settings.get("env_wrapper") is None:
+        return
+    wrappers = settings["env_wrapper"]
+    for wrapper in wrappers if isinstance(wrappers, list) else [wrappers]:
+        name, options = next(iter(wrapper.items())) if isinstance(wrapper, dict) and wrapper else (wrapper, {})
+        yield "env_wrapper", name, _WRAPPER
+        for key in _WRAPPER_OPTIONS.keys() & (options or {}):
+            yield f"env_wrapper's {key}", options[key], _WRAPPER_OPTIONS[key]
+
+
+def game_of(text: str) -> str | None:
+    """The emulator's name of the game in the name of an environment, or of a file or folder that has one.
+
+    >>> game_of("dqn-MsPacmanNoFrameskip-v4_1"), game_of("ALE/BeamRider-v5"), game_of("CartPole-v1")
+    ('ms_pacman', 'beam_rider', None)
+    """
+    known = {game.replace("_", ""): game for game in roms.get_all_rom_ids()}
+    for name in re.findall(r"([A-Z][A-Za-z0-9]+?)(?:Deterministic|NoFrameskip)?-v\d", text):
+        if game := known.get(name.lower()):
+            return game
+    return None
+
+
+def settle_game(file: Path, game: str | None, said: str | None = None) -> str:
+    """The game of a file that does not name it: what was asked for, what its settings say, or its folder's name.
+
+    Args:
+        file: the teacher's.
+        game: what was asked for.
+        said: the environment that the file itself names, if it does.
+
+    Raises:
+        TeacherError: nothing tells, or one contradicts another.
+    """
+    arguments, settings = read_settings(file, "args.yml")
+    names = [(str(file), said), (str(arguments), str(settings.get("env", "")))]
+    names += [(name, name) for name in (file.stem, *(folder.name for folder in file.parents[:3]))]
+    for where, name in names:
+        if found := game_of(name or ""):
+            if game not in (None, found):
+                raise TeacherError(
+                    f"{file}: game is {found!r} by {where}, asked for was {game!r}; choose a teacher of that game, or "
+                    "rename what is named wrongly"
+                )
+            return found
+    if game is None:
+        raise TeacherError(f"{file}: does not name its game; say it with --game, or game= of load_teacher")
+    return game
