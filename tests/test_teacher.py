@@ -56,6 +56,7 @@ def test_a_saved_teacher_is_the_network_but_for_rounding_to_float16(saved, state
 
 def test_saving_it_again_loses_nothing_more(saved, tmp_path):
     first = load_teacher(saved)
+    assert isinstance(first.network, QNetwork)
     second = load_teacher(save_teacher(first.network, tmp_path / "again.safetensors", first.about))
     assert second.sha256 == first.sha256
     assert second.about == first.about

@@ -78,10 +78,10 @@ def _facts(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
         return
     wrappers = settings["env_wrapper"]
     for wrapper in wrappers if isinstance(wrappers, list) else [wrappers]:
-        name, options = next(iter(wrapper.items())) if isinstance(wrapper, dict) and wrapper else (wrapper, {})
-        yield "env_wrapper", name, _WRAPPER
-        for key in _WRAPPER_OPTIONS.keys() & (options or {}):
-            yield f"env_wrapper's {key}", options[key], _WRAPPER_OPTIONS[key]
+        for name, options in wrapper.items() if isinstance(wrapper, dict) else [(wrapper, {})]:
+            yield "env_wrapper", name, _WRAPPER
+            for key in _WRAPPER_OPTIONS.keys() & (options or {}):
+                yield f"env_wrapper's {key}", options[key], _WRAPPER_OPTIONS[key]
 
 
 def game_of(text: str) -> str | None:
