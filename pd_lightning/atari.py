@@ -15,6 +15,7 @@ step, as a timeline of emulator frames (``f``: rendered and skipped, ``F``: rend
 from __future__ import annotations
 
 import difflib
+import functools
 from dataclasses import dataclass
 
 import ale_py
@@ -89,6 +90,7 @@ def check_game(game: str) -> str:
     raise ValueError(f"unknown game {game!r}: {hint}")
 
 
+@functools.cache  # an emulator is built to ask it
 def action_meanings(game: str) -> tuple[str, ...]:
     """Names of the actions of the game's minimal set, in the order of a head's outputs.
 

@@ -21,6 +21,7 @@ from pd_lightning.checkpoints import Checkpoint
 from pd_lightning.film import film, gif, write_mp4
 from pd_lightning.rollout import Returns, episode_seeds, play
 from pd_lightning.scores import geometric_mean, percent_of_teacher
+from pd_lightning.summary import teachers_of
 
 log = logging.getLogger("pytorch_lightning.pd_lightning")  # below Lightning's own, whose handler shows it
 
@@ -40,7 +41,7 @@ class Rollouts(Callback):
         at_start: also before the first update, so that curves begin with the untrained network.
         at_end: also after the last update.
         parallel: games played side by side, on each rank.
-        fire: press FIRE for the player at a start and after a lost life.
+        fire: press FIRE for the player at a start and after a lost life (default: as in the game's recording).
         seed: of the episodes; during fit and in test they differ.
     """
 
@@ -52,7 +53,7 @@ class Rollouts(Callback):
         at_start: bool = True,
         at_end: bool = True,
         parallel: int = 32,
-        fire: bool = False,
+        fire: bool | None = None,
         seed: int = 0,
     ) -> None:
         if episodes < 1:
@@ -102,8 +103,7 @@ class Rollouts(Callback):
         games = module.policies()  # pyright: ignore[reportCallIssue]
         self.scores = {game: self._score(trainer, module, game, policy, stage) for game, policy in games.items()}
         module.train(training)
-        recorded = getattr(trainer.datamodule, "teacher_returns", None)  # pyright: ignore[reportAttributeAccessIssue]
-        metrics = rollout_metrics(self.scores, recorded(self.protocol, self.fire) if recorded else {})
+        metrics = rollout_metrics(self.scores, teachers_of(trainer.datamodule, self.scores))  # pyright: ignore[reportAttributeAccessIssue]
         for logger in trainer.loggers:
             logger.log_metrics(metrics, updates)
         trainer.callback_metrics.update({key: torch.tensor(value) for key, value in metrics.items()})
@@ -121,7 +121,8 @@ class Rollouts(Callback):
         """One game's episodes, gathered from all ranks in the order of their numbers."""
         share = (trainer.global_rank, trainer.world_size)
         seed = int(episode_seeds(1, SEEDS[stage], self.seed)[0])
-        rules = {"protocol": self.protocol, "parallel": self.parallel, "fire": self.fire}
+        fire = fire_rule(trainer, game, self.fire)
+        rules = {"protocol": self.protocol, "parallel": self.parallel, "fire": fire}
         with episode_bar(trainer, game, len(range(share[0], self.episodes, share[1]))) as advance:
             mine = play(policy, game, self.episodes, seed, share=share, on_episode=advance, **rules)
         if trainer.world_size == 1:
@@ -132,7 +133,7 @@ class Rollouts(Callback):
         table[: len(rows)] = torch.from_numpy(rows)
         gathered = module.all_gather(table).transpose(0, 1).reshape(-1, 3)[: self.episodes].cpu().numpy()
         steps, seeds = gathered[:, 1:].T.astype(int)
-        return Returns(game, mine.protocol, gathered[:, 0], steps, seeds, self.fire)
+        return Returns(game, mine.protocol, gathered[:, 0], steps, seeds, fire)
 
 
 @contextmanager
@@ -172,13 +173,13 @@ class Film(Callback):
     Args:
         enabled: whether to film at all.
         protocol: rules of play, one of `pd_lightning.atari.PROTOCOLS`.
-        fire: press FIRE for the player at a start and after a lost life.
+        fire: press FIRE for the player at a start and after a lost life (default: as in the game's recording).
         seed: of the episode.
         steps: at most so many decisions; 4,500 are five minutes of play.
     """
 
     def __init__(
-        self, enabled: bool = True, protocol: str = "paper", fire: bool = False, seed: int = 0, steps: int = 4500
+        self, enabled: bool = True, protocol: str = "paper", fire: bool | None = None, seed: int = 0, steps: int = 4500
     ) -> None:
         named_protocol(protocol)
         if steps < 1 or seed < 0:
@@ -191,13 +192,20 @@ class Film(Callback):
         folder = trainer.log_dir  # asks all ranks
         if self.enabled and trainer.is_global_zero and folder and trainer.loggers:
             for game, policy in pl_module.policies().items():  # pyright: ignore[reportCallIssue]
+                fire = fire_rule(trainer, game, self.fire)
                 pictures = film(
-                    policy, game, self.seed, protocol=self.protocol, fire=self.fire, steps=self.steps, title=game
+                    policy, game, self.seed, protocol=self.protocol, fire=fire, steps=self.steps, title=game
                 )
                 self.paths.append(Path(folder) / f"{game}.mp4")
                 write_mp4(self.paths[-1], pictures)
                 show_in_tensorboard(trainer, f"film/{game}", pictures[:450])
         trainer.strategy.barrier("film")
+
+
+def fire_rule(trainer: pl.Trainer, game: str, given: bool | None) -> bool:
+    """Whether to press FIRE for a student: as it was for its teacher, unless told otherwise."""
+    rules = getattr(trainer.datamodule, "fire_rules", dict)()  # pyright: ignore[reportAttributeAccessIssue]
+    return rules.get(game, False) if given is None else given
 
 
 def show_in_tensorboard(trainer: pl.Trainer, tag: str, pictures: np.ndarray) -> None:

@@ -123,6 +123,7 @@ class TeacherDatasets(pl.LightningDataModule):
         self.blocks = {game: Blocks(self.shards[game], splits[game][0]) for game in games}
         self.held_out = {game: Blocks(self.shards[game], splits[game][1]) for game in games if len(splits[game][1])}
         self.actions = {game: len(self.shards[game][0].header.action_meanings) for game in games}
+        self.outputs = {game: self.shards[game][0].header.outputs for game in games}
         if memory is not None:  # whether it is enough is said now, not when the run has begun
             choose_reaches(self.blocks, self.sizes, int(memory * 2**30))
         self.mixture: Mixture | None = None
@@ -137,6 +138,10 @@ class TeacherDatasets(pl.LightningDataModule):
             for game, shards in self.shards.items()
             if all((shard.header.protocol, shard.header.fire) == (protocol, fire) for shard in shards)
         }
+
+    def fire_rules(self) -> dict[str, bool]:
+        """Whether FIRE was pressed for the teacher of each game, which students were to imitate."""
+        return {game: shards[0].header.fire for game, shards in self.shards.items()}
 
     def statistics(self) -> dict[str, tuple[Tensor, float]]:
         """Mean image float32 [84, 84] and deviation of each game's training states, both in grey levels."""
@@ -276,7 +281,7 @@ def open_game(folder: Path, game: str, allow_mixed: bool) -> list[Shard]:
             raise ShardError(
                 f"{shard.path}: game is {shard.header.game!r}, its folder's is {game!r}; move it to another folder"
             )
-        always = ("action_meanings", "frame_skip", "stack", "stack_padding")
+        always = ("action_meanings", "frame_skip", "stack", "stack_padding", "outputs")
         for field in always if allow_mixed else (*always, "protocol", "epsilon", "sticky", "fire", "teacher_sha256"):
             if getattr(shard.header, field) != getattr(first, field):
                 raise ShardError(

@@ -55,10 +55,29 @@ class PolicyDistillation(pl.LightningModule):
         self.metrics = nn.ModuleDict({game: nn.ModuleDict({name: MeanMetric() for name in METRICS}) for game in games})
 
     def setup(self, stage: str) -> None:
-        """Centres each game's input on its recording; from then on the checkpoint knows."""
+        """Centres each game's input on its recording; from then on the checkpoint knows.
+
+        Raises:
+            ValueError: the loss makes no sense of what was recorded.
+        """
         if stage == "fit":
+            self._check_outputs(getattr(self.trainer.datamodule, "outputs", {}))  # pyright: ignore[reportAttributeAccessIssue]
             for game, (mean, deviation) in self.trainer.datamodule.statistics().items():  # pyright: ignore[reportAttributeAccessIssue]
                 self.student.centre(game, mean, deviation)
+
+    def _check_outputs(self, outputs: dict[str, str]) -> None:
+        """Logits are a policy already: they are neither Q-values to repeat nor to be sharpened once more."""
+        games = ", ".join(game for game, kind in outputs.items() if kind == "logits")
+        if games and self.loss == "mse":
+            raise ValueError(
+                f"loss is mse, but the teacher of {games} was recorded with logits, not Q-values (PPO, A2C or a "
+                "student): choose --model.loss kl --model.temperature 1, or --model.loss nll"
+            )
+        if games and self.loss == "kl" and self.temperature != 1:
+            raise ValueError(
+                f"temperature is {self.temperature}, but the teacher of {games} was recorded with logits, whose policy "
+                "is that at 1 (smaller ones are for Q-values): choose --model.temperature 1, or --model.loss nll"
+            )
 
     def forward(self, states: Tensor) -> dict[str, Tensor]:
         """States uint8 [B, 4, 84, 84] to outputs float32 [B, A] of each game."""

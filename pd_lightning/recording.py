@@ -127,7 +127,7 @@ def check_same(path: Path, found: Header, wanted: Header) -> None:
         ShardError: a field differs; the message names it.
     """
     for field in ("game", "protocol", "epsilon", "noop_max", "frame_limit", "sticky", "fire", "seed", "shard",
-                  "steps_goal", "parallel_games", "teacher_sha256"):  # fmt: skip
+                  "steps_goal", "parallel_games", "teacher_sha256", "outputs"):  # fmt: skip
         if getattr(found, field) != getattr(wanted, field):
             raise ShardError(
                 f"{path}: {field} is {getattr(found, field)}, this recording's is {getattr(wanted, field)}; "
@@ -195,7 +195,7 @@ def record(
     root: str = "datasets",
     teacher: str | None = None,
     protocol: str = "paper",
-    fire: bool = False,
+    fire: bool | None = None,
     parallel: int = 8,
     seed: int = 0,
     device: str = "auto",
@@ -209,9 +209,10 @@ def record(
         game: the game, in the emulator's snake case (ms_pacman).
         hours: of play at 60 frames a second; 54,000 steps each. The paper recorded 10.
         root: where datasets live; shards go to ROOT/GAME/0000.h5, 0001.h5, ...
-        teacher: a teacher.safetensors or a checkpoint (default: ROOT/GAME/teacher.safetensors).
+        teacher: a file of ours, of Stable-Baselines3 or of CleanRL, or hf://OWNER/NAME on the Hugging Face Hub
+            (default: ROOT/GAME/teacher.safetensors).
         protocol: rules of play: paper, nature or machado.
-        fire: press FIRE for the teacher at a start and after each lost life.
+        fire: press FIRE for the teacher at a start and after each lost life (default: as it was trained).
         parallel: games played side by side; all of them are finished when the hour is full, so many overshoot it.
         seed: of the episodes.
         device: where the teacher runs: auto, cpu, cuda, cuda:1, ...
@@ -224,6 +225,10 @@ def record(
     folder = Path(root) / check_game(game)
     where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     agent = load_teacher(teacher or folder / "teacher.safetensors", game).to(where)
+    if fire is None and agent.fire:
+        print(
+            f"{game}: FIRE is pressed for the teacher, as it was trained; --fire false leaves it out", file=sys.stderr
+        )
     full, rest = divmod(round(hours * STEPS_PER_HOUR), STEPS_PER_HOUR)
     goals = [STEPS_PER_HOUR] * full + [rest] * (rest > 0)
     header = Header(
@@ -234,7 +239,7 @@ def record(
         max_pool=True,
         stack=STACK,
         noop_max=rules.noop_max,
-        fire=fire,
+        fire=agent.fire if fire is None else fire,
         sticky=rules.sticky,
         epsilon=rules.epsilon,
         frame_limit=rules.frame_limit,
@@ -245,6 +250,7 @@ def record(
         versions={"pd_lightning": __version__, "ale_py": ale_py.__version__},
         teacher=agent.name,
         teacher_sha256=agent.sha256,
+        outputs=agent.outputs,
     )
     plans = [replace(header, shard=number, steps_goal=goal) for number, goal in enumerate(goals)]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"),

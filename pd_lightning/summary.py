@@ -30,8 +30,7 @@ def results_table(
     parameters = parameter_count(network)
     share = 100 * parameters / parameter_count(QNetwork(network.games, "dqn"))
     protocol = next((returns.protocol for returns in scores.values()), "")
-    fire = next((returns.fire for returns in scores.values()), False)
-    teachers: Mapping[str, float] = data.teacher_returns(protocol, fire) if hasattr(data, "teacher_returns") else {}
+    teachers = teachers_of(data, scores)
     table = Table(
         title=f"{network.size}, protocol {protocol}" if scores else network.size,
         box=box.SIMPLE_HEAD,
@@ -54,6 +53,14 @@ def results_table(
             f"{seconds:.0f}",
         )
     return table
+
+
+def teachers_of(data: Any, scores: Mapping[str, Returns]) -> dict[str, float]:
+    """The recorded mean return of each game's teacher, where it was played by the rules of its score here."""
+    if not hasattr(data, "teacher_returns"):
+        return {}
+    found = {game: data.teacher_returns(returns.protocol, returns.fire) for game, returns in scores.items()}
+    return {game: values[game] for game, values in found.items() if game in values}
 
 
 def _number(value: float, form: str, unit: str = "") -> str:

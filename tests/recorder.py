@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from pd_lightning import recording, teacher
+from pd_lightning import recording
 from pd_lightning.atari import PROTOCOLS, Protocol
 from pd_lightning.blocks import ShardError, ShardWriter, writing
 
@@ -38,7 +38,6 @@ def remember_play() -> None:
         played[first] = seen
 
     recording.moments = moments
-    teacher.action_meanings = recording.action_meanings = functools.cache(recording.action_meanings)
     recording.load_teacher = functools.cache(recording.load_teacher)
 
 

@@ -127,7 +127,7 @@ def test_the_trunk_computes_the_convolutions_of_the_paper(size):
     net.centre("pong", mean_image(), 37.5)
     x = torch.from_numpy(centred(net, states()))
     for layer, stride in zip(net.trunk.convolutions, (4, 2, 1), strict=True):
-        x = F.relu(F.conv2d(x, layer.weight, layer.bias, stride))  # pyright: ignore[reportArgumentType]
+        x = F.relu(F.conv2d(x, layer.weight, layer.bias, stride))  # pyright: ignore[reportArgumentType, reportCallIssue]
     features = F.relu(net.trunk.hidden(x.flatten(1)))
     patches = net.centring["pong"](states())
     torch.testing.assert_close(net.trunk(patches), features, rtol=1e-4, atol=1e-4)

@@ -197,7 +197,7 @@ def test_each_round_is_played_by_the_network_as_it_was_when_the_round_before_it_
         return always(learned, 6, q=float(learned))
 
     assert data.trainer is not None
-    data.trainer.lightning_module.snapshot = snapshot  # pyright: ignore[reportAttributeAccessIssue]
+    data.trainer.lightning_module.snapshot = snapshot  # pyright: ignore[reportArgumentType, reportAttributeAccessIssue]
     played = []
     for batch in data:
         played.append(batch.actions.unique().tolist())

@@ -243,6 +243,16 @@ def test_weights_that_are_not_finite_are_refused(saved, value):
         load_teacher(saved)
 
 
+def test_a_weight_or_a_word_that_was_changed_is_noticed(saved):
+    tensors, about = read(saved)
+    name = next(iter(tensors))
+    for wrong in (({**tensors, name: tensors[name] + 1}, about), (tensors, about | {"score": "21.0"}),
+                  (tensors, {key: value for key, value in about.items() if key != "digest"})):  # fmt: skip
+        save_file(wrong[0], saved, wrong[1])
+        with pytest.raises(TeacherError, match="digest is not that of its content"):
+            load_teacher(saved)
+
+
 @pytest.mark.parametrize("value", [float("nan"), 70_000.0])
 def test_weights_that_float16_cannot_hold_are_not_saved(saved, value):
     network, before = tiny_network("pong", seed=1), saved.read_bytes()
@@ -291,9 +301,7 @@ def test_checkpoints_of_something_else_are_refused(tmp_path, checkpoint):
         load_teacher(tmp_path / "other.ckpt")
 
 
-def test_a_game_that_the_emulator_does_not_have_is_an_error(saved):
-    tensors, about = read(saved)
-    renamed = {name.replace("pong", "ping"): tensor for name, tensor in tensors.items()}
-    save_file(renamed, saved, about | {"game": "ping"})
+def test_a_game_that_the_emulator_does_not_have_is_an_error(tmp_path):
+    path = save_teacher(QNetwork({"ping": 6}, "net3"), tmp_path / "teacher.safetensors", {})
     with pytest.raises(TeacherError, match=r"teacher\.safetensors: unknown game 'ping': did you mean pong"):
-        load_teacher(saved)
+        load_teacher(path)

@@ -78,6 +78,8 @@ class Header:
         versions: package to version: pd_lightning, ale_py and so on (JSON in the file).
         teacher: name of the agent whose play and Q-values these are.
         teacher_sha256: sha256 of its weights, 64 hexadecimal digits.
+        outputs: what `q_values` are: "q", or "logits" of the teacher's policy. In the file only if it is not "q": then
+            files of Q-values are what they were before there was a choice.
     """
 
     game: str
@@ -99,9 +101,12 @@ class Header:
     versions: dict[str, str]
     teacher: str
     teacher_sha256: str
+    outputs: str = "q"
 
 
 KINDS: dict[str, Any] = {field.name: typing.get_origin(field.type) or field.type for field in fields(Header)}
+OPTIONAL: dict[str, Any] = {"outputs": "q"}
+"""Attributes that a file need not have, and what that means."""
 # Their types in the file (tuple and dict are JSON). Text has a fixed length: HDF5 keeps text of variable length without
 # a checksum, and a single flipped bit there made libhdf5 loop for ever.
 STORED = {str: "text", int: "<i8", float: "<f8", bool: "|b1", tuple: "text", dict: "text"}
@@ -118,6 +123,7 @@ def _is_whole(value: object) -> bool:
 _ALLOWED: dict[Any, tuple[str, Callable[[Any], bool]]] = {  # by the attribute's name, else by its type
     "stack": (str(STACK), lambda v: _is_whole(v) and v == STACK),
     "stack_padding": ("zero", lambda v: v == "zero"),
+    "outputs": ("q or logits", lambda v: v in ("q", "logits")),
     "teacher_sha256": ("64 hexadecimal digits", lambda v: _is_text(v) and bool(re.fullmatch("[0-9a-f]{64}", v))),
     str: ("printable text", _is_text),
     int: ("a whole number from 0 on", _is_whole),
@@ -163,13 +169,14 @@ def stored_attributes(header: Header) -> dict[str, Any]:
     stored: dict[str, Any] = {"format": FORMAT, "version": VERSION}
     for name, kind in KINDS.items():
         value = getattr(header, name)
-        stored[name] = json.dumps(value, sort_keys=True) if kind in (tuple, dict) else kind(value)
+        if name not in OPTIONAL or value != OPTIONAL[name]:
+            stored[name] = json.dumps(value, sort_keys=True) if kind in (tuple, dict) else kind(value)
     return stored
 
 
 def header_from(path: Path, attributes: dict[str, Any]) -> Header:
     """The header that `stored_attributes` made these of, checked."""
-    values = {name: attributes[name] for name in KINDS}
+    values = {name: attributes[name] if name in attributes else OPTIONAL[name] for name in KINDS}
     for name, kind in KINDS.items():
         if kind in (tuple, dict):
             value = json.loads(values[name])

@@ -15,6 +15,7 @@ from pd_lightning.blocks.contract import (
     CHUNK,
     FORMAT,
     KINDS,
+    OPTIONAL,
     SMALL,
     STACK,
     STORED,
@@ -220,7 +221,8 @@ def _read_attributes(path: Path, attributes: h5py.AttributeManager) -> dict[str,
     kinds = {"format": str, "version": int, **KINDS, "digest": str}
     if unknown := sorted(set(attributes) - set(kinds)):
         raise fault(path, "attributes", f"unknown: {', '.join(unknown)}", f"those of version {VERSION} alone")
-    return {name: _read_attribute(path, attributes, name, kind) for name, kind in kinds.items()}
+    expected = {name: kind for name, kind in kinds.items() if name not in OPTIONAL or name in attributes}
+    return {name: _read_attribute(path, attributes, name, kind) for name, kind in expected.items()}
 
 
 def _open_dataset(

@@ -5,6 +5,8 @@ A teacher file is a safetensors file: the weights, and as metadata what one must
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from pd_lightning.networks import SIZES, QNetwork
-from pd_lightning.teacher.agent import Teacher
+from pd_lightning.teacher.agent import Teacher, weights_sha256
 from pd_lightning.teacher.fault import TeacherError, naming
 
 FORMAT = "pd_lightning.teacher"
@@ -52,6 +54,7 @@ def save_teacher(network: QNetwork, path: str | os.PathLike[str], about: Mapping
         "size": network.size,
         "layer_norm": str(network.trunk.layer_norm).lower(),
     }
+    metadata["digest"] = _digest(weights, metadata)
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.part")
@@ -63,11 +66,17 @@ def save_teacher(network: QNetwork, path: str | os.PathLike[str], about: Mapping
     return target
 
 
+def _digest(weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """sha256 over the weights and all else that is said: safetensors itself has no checksums."""
+    said = json.dumps({key: value for key, value in metadata.items() if key != "digest"}, sort_keys=True)
+    return hashlib.sha256(f"{weights_sha256(weights)} {said}".encode()).hexdigest()
+
+
 def from_safetensors(file: Path) -> Teacher:
     """The teacher in a file of `save_teacher`.
 
     Raises:
-        TeacherError: it is not whole, of another kind or version, or does not fit the network it names.
+        TeacherError: it is not whole, was changed, is of another kind or version, or does not fit the network it names.
     """
     with naming(file, "not a whole safetensors file", "copy or train it again"), safe_open(file, "pt") as opened:
         about = dict(opened.metadata() or {})
@@ -87,7 +96,10 @@ def from_safetensors(file: Path) -> Teacher:
         raise TeacherError(
             f"{file}: layer_norm is {about.get('layer_norm')!r}, allowed are 'true' and 'false'; train it again"
         )
-    return _build(file, {about["game"]: int(actions)}, size, about["layer_norm"] == "true", state, about)
+    teacher = _build(file, {about["game"]: int(actions)}, size, about["layer_norm"] == "true", state, about)
+    if about.get("digest") != _digest(state, about):
+        raise TeacherError(f"{file}: digest is not that of its content: the file was damaged or changed; copy it again")
+    return teacher
 
 
 def is_checkpoint(content: Mapping[Any, Any]) -> bool:
