@@ -43,7 +43,13 @@ class Run:
     def __init__(self, folder, *words):
         folder.mkdir(exist_ok=True)
         self.folder, self.output = folder, folder / "output.txt"
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder), "COLUMNS": "100"}
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONFAULTHANDLER": "1",
+            "PYTHONPATH": str(folder),
+            "COLUMNS": "100",
+        }
         with self.output.open("w") as file:
             self.process = subprocess.Popen(
                 [sys.executable, str(TRAIN), *words],
@@ -54,6 +60,10 @@ class Run:
         """Waits for the end; exit status and all that was printed."""
         try:
             self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGABRT)  # says where all threads are
+            time.sleep(2)
+            raise AssertionError(f"still running after {timeout} s\n{self.output.read_text()}") from None
         finally:
             self.kill()
         return self.process.returncode, self.output.read_text()
