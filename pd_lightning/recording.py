@@ -39,6 +39,7 @@ from pd_lightning.machine import keep_freed_memory
 from pd_lightning.rollout import Moment, episode_seeds, moments
 from pd_lightning.scores import interval
 from pd_lightning.teacher import Teacher, TeacherError, load_teacher
+from pd_lightning.tryout import references, show_tryout
 
 RECORDING_SEEDS = 4
 """First part of the key of recorded episodes' seeds: they are never the seeds of a score."""
@@ -199,6 +200,7 @@ def record(
     parallel: int = 8,
     seed: int = 0,
     device: str = "auto",
+    check: int = 4,
 ) -> list[Shard]:
     """Records a teacher's play: states, Q-values, actions and rewards, in shards of about an hour.
 
@@ -216,11 +218,15 @@ def record(
         parallel: games played side by side; all of them are finished when the hour is full, so many overshoot it.
         seed: of the episodes.
         device: where the teacher runs: auto, cpu, cuda, cuda:1, ...
+        check: episodes that the teacher plays first, to be compared with published scores: a warning if it plays like
+            random. Not where shards are there already; 0 leaves it out.
     """
     if not 0.5 / STEPS_PER_HOUR < hours < math.inf:
         raise ValueError(f"--hours is {hours}: it must be a number more than 0, and at least a step")
     if parallel < 1:
         raise ValueError(f"--parallel is {parallel}: it must be at least 1")
+    if check < 0:
+        raise ValueError(f"--check is {check}: it must be at least 0")
     rules = named_protocol(protocol)
     folder = Path(root) / check_game(game)
     where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
@@ -255,7 +261,10 @@ def record(
     plans = [replace(header, shard=number, steps_goal=goal) for number, goal in enumerate(goals)]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"),
                TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TimeRemainingColumn())  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    console = Console(stderr=True)
+    if check and not any((folder / f"{plan.shard:04d}.h5").exists() for plan in plans):
+        show_tryout(agent, rules.name, header.fire, check, console)
+    with Progress(*columns, console=console) as progress:
         return fill(agent, folder, plans, progress)
 
 
@@ -271,6 +280,7 @@ def summary(shards: list[Shard]) -> Table:
         low, high = interval(returns)
         spread = "-" if math.isnan(low) else f"{low:.1f} to {high:.1f}"
         table.add_row(name, f"{states:,}", f"{size / states:.1f}", str(len(returns)), f"{returns.mean():.1f}", spread)
+    table.caption = references(shards[0].header.game)
     return table
 
 

@@ -1,0 +1,131 @@
+"""A teacher shows what it can do, before an hour of its play is recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from pd_lightning.atari import action_meanings, named_protocol
+from pd_lightning.rollout import Returns, episode_seeds, moments
+from pd_lightning.scores import SCORES
+from pd_lightning.teacher import Teacher
+
+TRYOUT_SEEDS = 5
+"""First part of the key of these episodes' seeds: they are neither recorded nor do they make a score."""
+FRAMES = 18_000
+"""Emulator frames after which an episode is cut here: five minutes of play, which tell enough."""
+LIKE_RANDOM = 0.1
+"""Who comes less than this share of the way from random play to a human's or DQN's score, whichever is less, plays like
+random. In the ten games random play itself, in four episodes, never came so far (20 tries each)."""
+
+
+def try_out(teacher: Teacher, protocol: str, fire: bool, episodes: int, on_episode: Callable[[], None]) -> Returns:
+    """Plays a few episodes by the rules of a recording, with seeds of their own, each for at most `FRAMES`.
+
+    Args:
+        teacher: who plays.
+        protocol: one of `pd_lightning.atari.PROTOCOLS`.
+        fire: press FIRE for it at a start and after a lost life.
+        episodes: how many, all of them at once.
+        on_episode: called when one ends.
+    """
+    rules = named_protocol(protocol)
+    rules = replace(rules, frame_limit=min(rules.frame_limit, FRAMES))
+    seeds = episode_seeds(episodes, TRYOUT_SEEDS)
+    values, steps = np.zeros(episodes), np.zeros(episodes, np.int64)
+    for moment in moments(teacher, teacher.game, seeds.tolist(), rules, parallel=episodes, fire=fire):
+        values[moment.episodes] += moment.rewards
+        steps[moment.episodes] += 1
+        for _ in range(int(moment.ended.sum())):
+            on_episode()
+    return Returns(teacher.game, protocol, values, steps, seeds, fire)
+
+
+def plays_like_random(game: str, score: float) -> bool:
+    """Whether a mean return is no better than random play's; never of a game without published scores.
+
+    >>> plays_like_random("pong", -20.4), plays_like_random("pong", 3.0), plays_like_random("tennis", -24.0)
+    (True, False, False)
+    """
+    if game not in SCORES:
+        return False
+    reference = SCORES[game]
+    return score < reference.random + LIKE_RANDOM * (min(reference.human, reference.dqn) - reference.random)
+
+
+def references(game: str) -> str:
+    """What others score in a game, in words.
+
+    >>> references("pong")
+    'random play -20.7, human (Wang et al.) 14.6, DQN (Nature) 18.9'
+    """
+    if game not in SCORES:
+        return "no published scores of this game here"
+    scores = SCORES[game]
+    return f"random play {scores.random:g}, human (Wang et al.) {scores.human:g}, DQN (Nature) {scores.dqn:g}"
+
+
+def comparison(returns: Returns) -> Table:
+    """The teacher's score beside what others have scored."""
+    scores = SCORES.get(returns.game)
+    cut = f", at most {FRAMES:,} frames each" if (returns.steps >= FRAMES // 4).any() else ""
+    table = Table(title=f"the teacher in {len(returns.values)} episodes, protocol {returns.protocol}{cut}")
+    for name in ("game", "teacher", "random", "human (Wang et al.)", "DQN (Nature)"):
+        table.add_column(name, justify="left" if name == "game" else "right")
+    others = [f"{score:g}" for score in (scores.random, scores.human, scores.dqn)] if scores else ["-"] * 3
+    low, high = returns.values.min(), returns.values.max()
+    table.add_row(returns.game, f"{returns.mean:.1f} ({low:g} to {high:g})", *others)
+    return table
+
+
+def show_tryout(teacher: Teacher, protocol: str, fire: bool, episodes: int, console: Console) -> Returns:
+    """Plays, prints the comparison, and warns if the teacher plays like random, with the likely cause.
+
+    Where FIRE is among the actions, the other rule about it is tried then: nothing else is as often the cause.
+
+    Args:
+        teacher: who plays.
+        protocol: of the recording.
+        fire: of the recording.
+        episodes: how many.
+        console: where to.
+    """
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("episodes"),
+               TimeElapsedColumn())  # fmt: skip
+
+    def attempt(pressed: bool, name: str) -> Returns:
+        with Progress(*columns, console=console, transient=True) as progress:
+            bar = progress.add_task(f"{teacher.game} {name}", total=episodes)
+            return try_out(teacher, protocol, pressed, episodes, lambda: progress.advance(bar))
+
+    returns = attempt(fire, "tryout")
+    console.print(comparison(returns))
+    if plays_like_random(teacher.game, returns.mean):
+        other = attempt(not fire, "tryout, FIRE otherwise") if "FIRE" in action_meanings(teacher.game) else None
+        console.print(f"[bold]warning:[/] {complaint(returns, other)}", highlight=False, soft_wrap=True)
+    return returns
+
+
+def complaint(returns: Returns, other: Returns | None) -> str:
+    """What to say of a teacher that plays like random.
+
+    Args:
+        returns: what it reached.
+        other: what it reached with the other rule about FIRE, if there is one.
+    """
+    begin = f"the teacher of {returns.game} plays like random ({returns.mean:.1f}; {references(returns.game)})"
+    flag = f"--fire {str(not returns.fire).lower()}"
+    if other is not None and not plays_like_random(returns.game, other.mean):
+        pressed = "is not pressed" if returns.fire else "is pressed"
+        return f"{begin}. Where FIRE {pressed} for it, it reaches {other.mean:.1f}: add {flag}"
+    tried = f" (not FIRE: {flag} was tried, {other.mean:.1f})" if other is not None else ""
+    return (
+        f"{begin}. Likely causes{tried}: its training saw other states than 84x84 grey frames, 4 of them, the newest "
+        "last; it has the actions in another order than the game's minimal set; or it was not trained for long. Score "
+        "it where it was trained; what is recorded now is hardly worth distilling"
+    )
