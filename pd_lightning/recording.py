@@ -33,7 +33,7 @@ from rich.progress import (
 from rich.table import Table
 
 from pd_lightning import __version__
-from pd_lightning.atari import FRAME_SKIP, STEPS_PER_HOUR, action_meanings, check_game, named_protocol
+from pd_lightning.atari import FRAME_SKIP, STEPS_PER_HOUR, Protocol, action_meanings, check_game, named_protocol
 from pd_lightning.blocks import BLOCK, STACK, Header, Shard, ShardError, ShardTaken, ShardWriter
 from pd_lightning.machine import keep_freed_memory
 from pd_lightning.rollout import Moment, episode_seeds, moments
@@ -190,6 +190,39 @@ def fill(agent: Teacher, folder: Path, plans: list[Header], progress: Progress) 
     return [shards[plan.shard] for plan in plans]
 
 
+def header_of(teacher: Teacher, rules: Protocol, parallel: int, seed: int = 0, fire: bool = False) -> Header:
+    """What is known of a recording before it begins; number and length of the shard are yet to be said.
+
+    Args:
+        teacher: who plays.
+        rules: of play.
+        parallel: games played side by side.
+        seed: of the episodes.
+        fire: press FIRE for the teacher at a start and after each lost life.
+    """
+    return Header(
+        game=teacher.game,
+        action_meanings=action_meanings(teacher.game),
+        protocol=rules.name,
+        frame_skip=FRAME_SKIP,
+        max_pool=True,
+        stack=STACK,
+        noop_max=rules.noop_max,
+        fire=fire,
+        sticky=rules.sticky,
+        epsilon=rules.epsilon,
+        frame_limit=rules.frame_limit,
+        seed=seed,
+        shard=0,
+        parallel_games=parallel,
+        steps_goal=0,
+        versions={"pd_lightning": __version__, "ale_py": ale_py.__version__},
+        teacher=teacher.name,
+        teacher_sha256=teacher.sha256,
+        outputs=teacher.outputs,
+    )
+
+
 def record(
     game: str,
     hours: float = 1.0,
@@ -237,27 +270,7 @@ def record(
         )
     full, rest = divmod(round(hours * STEPS_PER_HOUR), STEPS_PER_HOUR)
     goals = [STEPS_PER_HOUR] * full + [rest] * (rest > 0)
-    header = Header(
-        game=game,
-        action_meanings=action_meanings(game),
-        protocol=rules.name,
-        frame_skip=FRAME_SKIP,
-        max_pool=True,
-        stack=STACK,
-        noop_max=rules.noop_max,
-        fire=agent.fire if fire is None else fire,
-        sticky=rules.sticky,
-        epsilon=rules.epsilon,
-        frame_limit=rules.frame_limit,
-        seed=seed,
-        shard=0,
-        parallel_games=parallel,
-        steps_goal=0,
-        versions={"pd_lightning": __version__, "ale_py": ale_py.__version__},
-        teacher=agent.name,
-        teacher_sha256=agent.sha256,
-        outputs=agent.outputs,
-    )
+    header = header_of(agent, rules, parallel, seed, agent.fire if fire is None else fire)
     plans = [replace(header, shard=number, steps_goal=goal) for number, goal in enumerate(goals)]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"),
                TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TimeRemainingColumn())  # fmt: skip

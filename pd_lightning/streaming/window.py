@@ -105,8 +105,7 @@ class Window:
         self._make_room()
 
     def _make_room(self) -> None:
-        frames = np.empty((self.slots, self.depth, *CHUNK[1:]), np.uint8)
-        self._frames, self._flat = frames, torch.from_numpy(frames).view(-1, PIXELS)
+        self._frames = np.empty((self.slots, self.depth, *CHUNK[1:]), np.uint8)
         self._pool = BufferPool()
 
     def ask(self, slots: np.ndarray, pieces: np.ndarray) -> None:
@@ -213,8 +212,12 @@ class Window:
             frames: the four frames of each, counted over all slots, int [4 n].
             room: uint8 [n, 4, 84, 84], of what `room` gave.
         """
-        index = to_device(frames, self._flat.device)
-        torch.index_select(self._flat, 0, index, out=self.tensor(room).view(-1, PIXELS))
+        flat = self._frames.reshape(-1, PIXELS)
+        if torch.get_num_threads() == 1:  # numpy is 5% faster then; mode="clip": it writes straight to `out`
+            np.take(flat, frames, axis=0, out=room.reshape(-1, PIXELS), mode="clip")
+        else:
+            index = torch.from_numpy(frames)
+            torch.index_select(torch.from_numpy(flat), 0, index, out=torch.from_numpy(room).view(-1, PIXELS))
 
     def tensor(self, room: Any) -> Tensor:
         """What was gathered."""
@@ -240,7 +243,6 @@ class DeviceWindow(Window):
 
     def _make_room(self) -> None:
         self._on_device = torch.empty((self.slots, self.depth, PIXELS), dtype=torch.uint8, device=self.device)
-        self._flat = self._on_device.view(-1, PIXELS)
 
     def _decode(self, slots: list[int], pieces: list[list[int]]) -> Tensor:
         # torch keeps pinned memory for the next one who asks, once the copy out of it is done.
@@ -257,6 +259,11 @@ class DeviceWindow(Window):
     def room(self, count: int) -> Any:
         """Memory of the device; its allocator keeps what is freed."""
         return torch.empty((count, STACK, *CHUNK[1:]), dtype=torch.uint8, device=self.device)
+
+    def gather(self, frames: np.ndarray, room: Any) -> None:
+        """As `Window.gather`."""
+        flat = self._on_device.view(-1, PIXELS)
+        torch.index_select(flat, 0, to_device(frames, self.device), out=room.view(-1, PIXELS))
 
     def tensor(self, room: Any) -> Tensor:
         """What was gathered."""
