@@ -75,7 +75,7 @@ def timed_learning(model: Any, steps: int) -> float:
             if self.num_timesteps >= 2 * WARM_UP and not self.began:
                 self.began, self.counted = time.perf_counter(), self.num_timesteps
             self.ended = time.perf_counter()
-            return True
+            return self.num_timesteps < 2 * WARM_UP + steps  # within a rollout too
 
     clock = Clock()
     model.learn(2 * WARM_UP + steps, callback=clock)

@@ -16,7 +16,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
-from pd_lightning.blocks import CHUNK, Shard, ShardError, find_shards
+from pd_lightning.blocks import BLOCK, CHUNK, Shard, ShardError, find_shards
 from pd_lightning.machine import available_memory
 from pd_lightning.remote import local_root
 from pd_lightning.streaming import Batch, Blocks, Reach, Stream, held_out, memory_of, variety
@@ -142,6 +142,11 @@ class TeacherDatasets(pl.LightningDataModule):
     def fire_rules(self) -> dict[str, bool]:
         """Whether FIRE was pressed for the teacher of each game, which students were to imitate."""
         return {game: shards[0].header.fire for game, shards in self.shards.items()}
+
+    def teacher_q(self, game: str) -> np.ndarray:
+        """The teacher's outputs in a game's training states, float32 [S, A]."""
+        blocks = self.blocks[game]
+        return blocks.q_values[np.arange(BLOCK) < blocks.lengths[:, None]]
 
     def statistics(self) -> dict[str, tuple[Tensor, float]]:
         """Mean image float32 [84, 84] and deviation of each game's training states, both in grey levels."""

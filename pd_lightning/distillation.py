@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_info
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
@@ -13,6 +14,7 @@ from pd_lightning.losses import LOSSES, kl
 from pd_lightning.networks import SIZES, Student
 from pd_lightning.rollout import Policy
 from pd_lightning.streaming import Batch
+from pd_lightning.temperature import calibrate, check
 
 METRICS = ("agreement", "kl", "loss")
 
@@ -25,7 +27,9 @@ class PolicyDistillation(pl.LightningModule):
         size: the student's size: dqn (the teacher's own), net1 (25% of its parameters), net2 (7%), net3 (4%), multi3
             or multi10.
         loss: kl (the teacher's sharpened policy), nll (its best action) or mse (its Q-values).
-        temperature: divides the teacher's Q-values in kl, and only there; less than 1 sharpens.
+        temperature: divides the teacher's Q-values in kl, and only there; less than 1 sharpens. A number, or auto: what
+            gives the perplexity below on the recording; or one of both for each game, as {pong: 0.01, breakout: auto}.
+        perplexity: between how many actions the sharpened teacher hesitates, on average, where the temperature is auto.
         learning_rate: the highest; it rises during the warm-up and then falls linearly to zero at the end of the run.
         warmup: updates until the learning rate is at its highest.
     """
@@ -35,7 +39,8 @@ class PolicyDistillation(pl.LightningModule):
         games: dict[str, int],
         size: str = "net1",
         loss: str = "kl",
-        temperature: float = 0.01,
+        temperature: float | Literal["auto"] | dict[str, float | Literal["auto"]] = 0.01,
+        perplexity: float = 2.0,
         learning_rate: float = 3e-3,
         warmup: int = 100,
     ) -> None:
@@ -44,13 +49,12 @@ class PolicyDistillation(pl.LightningModule):
             raise ValueError(f"unknown size {size!r}: choose --model.size from {', '.join(SIZES)}")
         if loss not in LOSSES:
             raise ValueError(f"unknown loss {loss!r}: choose --model.loss from {', '.join(LOSSES)}")
-        if not temperature > 0:
-            raise ValueError(f"temperature is {temperature}: choose a --model.temperature above 0")
+        self.temperatures = check(temperature, games)
         if not learning_rate > 0 or warmup < 0:
             raise ValueError(f"learning_rate is {learning_rate}, warmup {warmup}: choose above 0, and 0 or more")
         self.save_hyperparameters()
         self.student = Student(games, size)
-        self.loss, self.temperature = loss, temperature
+        self.loss, self.perplexity = loss, perplexity
         self.learning_rate, self.warmup = learning_rate, warmup
         self.metrics = nn.ModuleDict({game: nn.ModuleDict({name: MeanMetric() for name in METRICS}) for game in games})
 
@@ -61,23 +65,49 @@ class PolicyDistillation(pl.LightningModule):
             ValueError: the loss makes no sense of what was recorded.
         """
         if stage == "fit":
-            self._check_outputs(getattr(self.trainer.datamodule, "outputs", {}))  # pyright: ignore[reportAttributeAccessIssue]
-            for game, (mean, deviation) in self.trainer.datamodule.statistics().items():  # pyright: ignore[reportAttributeAccessIssue]
+            data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+            for game, outputs in data.outputs.items():
+                if outputs == "logits":
+                    self._accept_logits(game)
+                elif self.temperatures[game] == "auto":
+                    self.temperatures[game] = calibrate(data.teacher_q(game), self.perplexity, game)
+                    rank_zero_info(f"{game}: temperature {self.temperatures[game]:.4g}, perplexity {self.perplexity:g}")
+            for game, (mean, deviation) in data.statistics().items():
                 self.student.centre(game, mean, deviation)
 
-    def _check_outputs(self, outputs: dict[str, str]) -> None:
+    def _accept_logits(self, game: str) -> None:
         """Logits are a policy already: they are neither Q-values to repeat nor to be sharpened once more."""
-        games = ", ".join(game for game, kind in outputs.items() if kind == "logits")
-        if games and self.loss == "mse":
+        if self.loss == "mse":
             raise ValueError(
-                f"loss is mse, but the teacher of {games} was recorded with logits, not Q-values (PPO, A2C or a "
+                f"loss is mse, but the teacher of {game} was recorded with logits, not Q-values (PPO, A2C or a "
                 "student): choose --model.loss kl --model.temperature 1, or --model.loss nll"
             )
-        if games and self.loss == "kl" and self.temperature != 1:
+        if self.loss == "kl" and self.temperatures[game] not in (1, "auto"):
             raise ValueError(
-                f"temperature is {self.temperature}, but the teacher of {games} was recorded with logits, whose policy "
-                "is that at 1 (smaller ones are for Q-values): choose --model.temperature 1, or --model.loss nll"
+                f"temperature is {self.temperatures[game]}, but the teacher of {game} was recorded with logits, whose "
+                "policy is that at 1 (smaller ones are for Q-values): choose --model.temperature 1 or auto, or "
+                "--model.loss nll"
             )
+        self.temperatures[game] = 1.0
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """What was calibrated goes along: a test has no recording to do it again."""
+        checkpoint["temperatures"] = dict(self.temperatures)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """As it was saved."""
+        self.temperatures = dict(checkpoint["temperatures"])
+
+    def temperature(self, game: str) -> float:
+        """What divides the Q-values of a game's teacher.
+
+        Raises:
+            ValueError: it is auto, and there was no recording yet to calibrate it on.
+        """
+        value = self.temperatures[game]
+        if value == "auto":
+            raise ValueError(f"the temperature of {game} is auto: it is calibrated on the recording when a fit begins")
+        return value
 
     def forward(self, states: Tensor) -> dict[str, Tensor]:
         """States uint8 [B, 4, 84, 84] to outputs float32 [B, A] of each game."""
@@ -98,7 +128,8 @@ class PolicyDistillation(pl.LightningModule):
         """The mean over all states of the batch, of whichever games they are."""
         outputs = self.student({game: part.states for game, part in batch.items()})
         losses = {
-            game: LOSSES[self.loss](outputs[game], part.teacher_q, self.temperature) for game, part in batch.items()
+            game: LOSSES[self.loss](outputs[game], part.teacher_q, self.temperature(game))
+            for game, part in batch.items()
         }
         every = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
         if every and (self.global_step + 1) % every == 0:  # to log what is not written costs small students 2%
@@ -112,13 +143,13 @@ class PolicyDistillation(pl.LightningModule):
         """Agreement with the teacher, divergence from it, and the loss, on held-out states."""
         outputs = self.student({game: part.states for game, part in batch.items()})
         for game, (_, teacher_q) in batch.items():
-            out, metrics = outputs[game], self.metrics[game]
+            out, metrics, temperature = outputs[game], self.metrics[game], self.temperature(game)
             # A student of mse gives Q-values: it takes the teacher's temperature to read them as a policy.
-            logits = out / self.temperature if self.loss == "mse" else out
+            logits = out / temperature if self.loss == "mse" else out
             values = {
                 "agreement": (out.argmax(1) == teacher_q.argmax(1)).float().mean(),
-                "kl": kl(logits, teacher_q, self.temperature),
-                "loss": LOSSES[self.loss](out, teacher_q, self.temperature),
+                "kl": kl(logits, teacher_q, temperature),
+                "loss": LOSSES[self.loss](out, teacher_q, temperature),
             }
             for name, value in values.items():
                 metrics[name].update(value, weight=len(out))  # pyright: ignore

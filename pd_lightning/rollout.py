@@ -7,7 +7,7 @@ are played to their end: taking the first to finish would favour short ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -20,6 +20,8 @@ from torch import Tensor
 from pd_lightning.atari import Lives, Protocol, build, named_protocol
 from pd_lightning.scores import interval
 
+TWO_GROUPS = 8
+"""Games from which on it pays to play them in two groups: a network takes nearly as long for two as for four."""
 Policy = Callable[[Tensor], Tensor]
 """States uint8 [n, 4, 84, 84] on the CPU to outputs [n, A]; the greedy action is the largest output."""
 
@@ -104,10 +106,68 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+class Group:
+    """Games that are played side by side: the network thinks about them while the emulator plays another group's.
+
+    Args:
+        game: the game.
+        places: number and seed of the first episode of each.
+        protocol: the rules, share of random actions included.
+        fire: press FIRE for the player at a start and after a lost life.
+    """
+
+    def __init__(self, game: str, places: Sequence[tuple[int, int]], protocol: Protocol, fire: bool) -> None:
+        self._env = build(game, len(places), protocol, fire=fire)
+        self._lives = Lives(game, len(places)) if fire else None
+        self._epsilon = protocol.epsilon
+        self._episodes = np.array([episode for episode, _ in places])  # -1: nobody plays there any more
+        self._chance = [np.random.default_rng(seed) for _, seed in places]
+        self._actions = np.zeros(len(places), np.int64)
+        self._states, self._info = self._env.reset(seed=np.array([seed for _, seed in places]))
+
+    @property
+    def playing(self) -> np.ndarray:
+        """The places at which somebody plays."""
+        return np.flatnonzero(self._episodes >= 0)
+
+    def decide(self, policy: Policy) -> None:
+        """Chooses actions and hands them to the emulator, which goes on by itself."""
+        self._seen = self._states[self.playing]
+        with one_thread(), torch.inference_mode():
+            self._outputs = policy(torch.from_numpy(self._seen)).float().cpu().numpy()
+        self._actions[self.playing] = self._outputs.argmax(1)
+        for place in self.playing:
+            if self._chance[place].random() < self._epsilon:
+                self._actions[place] = self._chance[place].integers(self._outputs.shape[1])
+        self._done = self._actions if self._lives is None else self._lives.press(self._actions, self._info["lives"])
+        self._env.send(self._done)
+
+    def arrive(self) -> Moment:
+        """Waits for what the emulator makes of the actions."""
+        self._states, rewards, terminated, truncated, self._info = self._env.recv()
+        self._ended = terminated | truncated
+        mine = self.playing
+        return Moment(
+            self._seen, self._outputs, self._done[mine], rewards[mine].astype(np.float32), self._ended[mine],
+            self._episodes[mine],
+        )  # fmt: skip
+
+    def begin_again(self, queue: Iterator[tuple[int, int]]) -> None:
+        """Begins the next episodes of a queue where one has ended."""
+        for place in self.playing[self._ended[self.playing]]:
+            self._episodes[place], seed = next(queue, (-1, 0))
+            if self._episodes[place] >= 0:
+                self._chance[place] = np.random.default_rng(seed)
+                mask = np.arange(len(self._episodes)) == place
+                self._states, self._info = self._env.reset(seed=np.array([seed]), options={"reset_mask": mask})
+
+
 def moments(
     policy: Policy, game: str, seeds: Iterable[int], protocol: Protocol, *, parallel: int = 32, fire: bool = False
 ) -> Iterator[Moment]:
     """Plays one episode for each seed, several at a time, and yields every decision.
+
+    Many games are in two groups that take turns: while the network thinks about one, the emulator plays the other.
 
     Args:
         policy: who plays.
@@ -124,34 +184,18 @@ def moments(
         raise ValueError(f"parallel is {parallel}: at least one game is needed to play")
     queue = enumerate(seeds)
     first = list(islice(queue, parallel))
-    if not first:
-        return
-    env = build(game, len(first), protocol, fire=fire)
-    lives = Lives(game, len(first)) if fire else None
-    episodes = np.array([episode for episode, _ in first])
-    chance = [np.random.default_rng(seed) for _, seed in first]
-    states, info = env.reset(seed=np.array([seed for _, seed in first]))
-    actions = np.zeros(len(first), np.int64)
-    while (playing := np.flatnonzero(episodes >= 0)).size:
-        seen = states[playing]
-        with one_thread(), torch.inference_mode():
-            outputs = policy(torch.from_numpy(seen)).float().cpu().numpy()
-        actions[playing] = outputs.argmax(1)
-        for slot in playing:
-            if chance[slot].random() < protocol.epsilon:
-                actions[slot] = chance[slot].integers(outputs.shape[1])
-        done = actions if lives is None else lives.press(actions, info["lives"])
-        states, rewards, terminated, truncated, info = env.step(done)
-        ended = terminated | truncated
-        yield Moment(
-            seen, outputs, done[playing], rewards[playing].astype(np.float32), ended[playing], episodes[playing]
-        )
-        for slot in playing[ended[playing]]:
-            episodes[slot], seed = next(queue, (-1, 0))
-            if episodes[slot] >= 0:
-                chance[slot] = np.random.default_rng(seed)
-                mask = np.arange(len(episodes)) == slot
-                states, info = env.reset(seed=np.array([seed]), options={"reset_mask": mask})
+    half = -(-len(first) // 2) if len(first) >= TWO_GROUPS else len(first)
+    groups = [Group(game, places, protocol, fire) for places in (first[:half], first[half:]) if places]
+    for group in groups:
+        group.decide(policy)
+    while groups:
+        for group in list(groups):
+            yield group.arrive()
+            group.begin_again(queue)
+            if group.playing.size:
+                group.decide(policy)
+            else:
+                groups.remove(group)
 
 
 def play(

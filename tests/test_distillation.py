@@ -235,7 +235,7 @@ def test_no_thread_outlives_a_run(datasets):
     [
         ({"size": "net9"}, "unknown size 'net9': choose --model.size from dqn, net1, net2, net3, multi3, multi10"),
         ({"loss": "l1"}, "unknown loss 'l1': choose --model.loss from kl, nll, mse"),
-        ({"temperature": 0.0}, "temperature is 0.0: choose a --model.temperature above 0"),
+        ({"temperature": 0.0}, r"temperature is 0.0 \(pong\): choose a --model.temperature above 0, or auto"),
         ({"temperature": float("nan")}, "temperature is nan"),
         ({"learning_rate": -0.1}, "learning_rate is -0.1"),
         ({"warmup": -1}, "warmup -1"),

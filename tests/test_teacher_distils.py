@@ -96,7 +96,7 @@ class Watch(pl.Callback):
     def take(self):
         with torch.no_grad():
             said = self.student(self.states)["breakout"]
-        self.losses.append(float(kl(said, self.q, self.student.temperature)))
+        self.losses.append(float(kl(said, self.q, self.student.temperature("breakout"))))
 
     def on_train_start(self, trainer, pl_module):
         self.take()
