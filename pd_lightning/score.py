@@ -1,0 +1,89 @@
+"""Scores a teacher by playing, whatever library it is from: `python -m pd_lightning.score FILE`."""
+
+from __future__ import annotations
+
+import sys
+from json import dumps
+
+import torch
+from jsonargparse import auto_cli
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from pd_lightning.rollout import Returns, episode_seeds, play
+from pd_lightning.teacher import TeacherError, load_teacher
+from pd_lightning.tryout import references
+
+SCORE_SEEDS = 6
+"""First part of the key of these episodes' seeds: they are neither recorded nor learned from."""
+
+
+def score(
+    teacher: str,
+    game: str | None = None,
+    episodes: int = 30,
+    protocol: str = "paper",
+    fire: bool | None = None,
+    parallel: int = 32,
+    seed: int = 0,
+    device: str = "auto",
+    json: bool = False,
+) -> Returns:
+    """Plays whole episodes and prints their mean return with its 95% interval.
+
+    Args:
+        teacher: a file of ours, of Stable-Baselines3 or of CleanRL, or hf://OWNER/NAME on the Hugging Face Hub.
+        game: the game; needed only where neither the file nor its folders tell.
+        episodes: how many.
+        protocol: rules of play: paper, nature or machado.
+        fire: press FIRE for it at a start and after each lost life (default: as it was trained).
+        parallel: games played side by side.
+        seed: of the episodes.
+        device: where the teacher runs: auto, cpu, cuda, cuda:1, ...
+        json: print everything, each return included, for programs.
+    """
+    if episodes < 1 or seed < 0:
+        raise ValueError(f"--episodes is {episodes}, --seed {seed}: choose at least 1, and at least 0")
+    where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    agent = load_teacher(teacher, game).to(where)
+    pressed = agent.fire if fire is None else fire
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("episodes"),
+               TimeElapsedColumn(), TimeRemainingColumn())  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task(agent.game, total=episodes)
+        returns = play(
+            agent,
+            agent.game,
+            episodes,
+            int(episode_seeds(1, SCORE_SEEDS, seed)[0]),
+            protocol=protocol,
+            parallel=parallel,
+            fire=pressed,
+            on_episode=lambda value: progress.advance(bar),
+        )
+    low, high = returns.interval
+    if json:
+        said = {"teacher": teacher, "game": agent.game, "protocol": protocol, "fire": pressed, "mean": returns.mean}
+        each = {"returns": returns.values.tolist(), "seeds": returns.seeds.tolist()}
+        print(dumps({**said, "interval": [low, high], **each}))
+    else:
+        fired = ", FIRE pressed" if pressed else ""
+        print(
+            f"{agent.game}: {returns.mean:.1f} (95% interval {low:.1f} to {high:.1f}) over {episodes} episodes, "
+            f"protocol {protocol}{fired}; {references(agent.game)}"
+        )
+    return returns
+
+
+def main() -> int:
+    """The command line."""
+    try:
+        auto_cli(score, prog="python -m pd_lightning.score")
+    except (TeacherError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
