@@ -1,70 +1,263 @@
-"""Tables are recomputed from the runs' own episodes."""
+"""Reports: every number is recomputed here from the episodes in the runs' folders, in another way."""
 
-from pathlib import Path
+import csv
+import itertools
+import math
+import re
+import shutil
 
 import numpy as np
 import pytest
 import yaml
-from scipy import stats
+from conftest import short_play
+from PIL import Image
 
-from pd_lightning.report import ReportError, read_run, scores_table
+from pd_lightning.recording import record_shard
+from pd_lightning.report import Measure, measure, read_run, report, summarise
+from pd_lightning.report.__main__ import main
+from pd_lightning.report.measures import limits
+from pd_lightning.teacher import load_teacher
+
+numbers = itertools.count()
 
 
-def write_run(folder: Path, seed: int, loss: str, rows: list[tuple[int, float]]) -> Path:
+def write_run(root, episodes, *, seed=0, updates=(0, 100), protocol="paper", more=None, data=None, **model):
+    """A run's folder; `episodes` are each game's returns at the last of the updates, those before have -21."""
+    folder = root / f"version_{next(numbers)}"
     folder.mkdir(parents=True)
-    settings = {"size": "net1", "loss": loss, "temperature": 0.01}
-    model = {"class_path": "pd_lightning.distillation.PolicyDistillation", "init_args": settings}
-    config = {"seed_everything": seed, "model": model, "rollouts": {"protocol": "paper"}}
+    settings = {"size": "net1", "loss": "kl", "temperature": 0.01, "learning_rate": 0.003, **model}
+    module = {"class_path": "pd_lightning.distillation.PolicyDistillation", "init_args": settings}
+    config = {"seed_everything": seed, "model": module, "rollouts": {"protocol": protocol, "fire": None},
+              "data": {"init_args": {"batch_size": 256, **(data or {})}}, **(more or {})}  # fmt: skip
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    lines = [f"{update},pong,{i},{value},900,{i}" for i, (update, value) in enumerate(rows)]
-    (folder / "returns.csv").write_text("\n".join(["update,game,episode,return,steps,seed", *lines]))
+    lines = ["update,game,episode,return,steps,seed"]
+    for update in updates:
+        for game, values in episodes.items():
+            values = values if update == updates[-1] else [-21.0] * len(values)
+            lines += [f"{update},{game},{i},{value},900,{i}" for i, value in enumerate(values)]
+    (folder / "returns.csv").write_text("\n".join(lines) + "\n")
     return folder
 
 
-def test_a_run_is_scored_by_its_last_rollout_alone(tmp_path: Path) -> None:
-    run = read_run(write_run(tmp_path / "a", 3, "kl", [(0, -21.0), (100, 15.0), (100, 17.0)]))
-    assert (run.seed, run.labels, run.updates) == (3, ("net1", "kl, τ = 0.01"), 100)
+TEACHERS = {"pong": [18.0, 20.0, 19.0], "breakout": [300.0, 400.0], "freeway": [28.0, 30.0]}
+
+
+def measured(*folders):
+    return measure([read_run(folder) for folder in folders], lambda student, game: np.array(TEACHERS[game]))
+
+
+def table(text, title):
+    """The rows of the table below a heading, as lists of cells."""
+    part = text.split(f"## {title}\n")[1].split("\n## ")[0]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in part.splitlines() if line[:2] == "| "]
+
+
+# What is read
+
+
+def test_a_run_is_scored_by_its_last_rollout_and_keeps_the_curve(tmp_path):
+    run = read_run(write_run(tmp_path, {"pong": [15.0, 17.0]}, seed=3))
+    assert (run.seed, run.student.size, run.student.loss, run.student.updates) == (3, "net1", "kl, τ = 0.01", 100)
     np.testing.assert_array_equal(run.returns["pong"], [15.0, 17.0])
+    np.testing.assert_array_equal(run.curve["pong"][0], [-21.0, -21.0])
 
 
-def test_runs_that_differ_in_the_seed_are_one_row_with_the_interval_over_runs(tmp_path: Path) -> None:
-    episodes = {1: [18.0, 20.0, 16.0], 0: [12.0, 14.0, 13.0], 2: [15.0, 15.0, 18.0]}
-    runs = [
-        read_run(write_run(tmp_path / str(seed), seed, "kl", [(100, v) for v in values]))
-        for seed, values in episodes.items()
+@pytest.mark.parametrize("other", [
+    {"loss": "nll"}, {"size": "net2"}, {"temperature": 0.1}, {"learning_rate": 0.1}, {"protocol": "nature"},
+    {"updates": (0, 200)}, {"data": {"batch_size": 64}}, {"more": {"optimizer": {"class_path": "torch.optim.RMSprop"}}},
+])  # fmt: skip
+def test_runs_that_differ_in_anything_but_the_seed_are_never_averaged(tmp_path, other):
+    found = measured(write_run(tmp_path, {"pong": [1.0]}), write_run(tmp_path, {"pong": [3.0]}, seed=1, **other))
+    assert len(found) == 2
+    found = measured(write_run(tmp_path, {"pong": [1.0]}), write_run(tmp_path, {"pong": [3.0]}, seed=1))
+    ((games),) = found.values()
+    assert games["pong"].score == 2.0
+
+
+def test_a_calibrated_temperature_is_called_by_its_perplexity(tmp_path):
+    run = read_run(write_run(tmp_path, {"pong": [1.0]}, temperature="auto", perplexity=2.0))
+    assert run.student.loss == "kl, perplexity 2"
+
+
+# What is computed
+
+
+def test_scores_and_shares_are_those_of_the_episodes(tmp_path):
+    runs = {0: [12.0, 14.0, 13.0], 1: [18.0, 20.0, 16.0]}
+    ((games),) = measured(*(write_run(tmp_path, {"pong": v}, seed=s) for s, v in runs.items())).values()
+    score = (13.0 + 18.0) / 2
+    assert games["pong"].score == score
+    assert games["pong"].percent == pytest.approx(100 * score / 19.0)
+    assert games["pong"].above_random == pytest.approx(100 * (score + 20.7) / (19.0 + 20.7))
+    assert games["pong"].human == pytest.approx(100 * (score + 20.7) / (14.6 + 20.7))
+
+
+def drawn_one_by_one(runs, teacher, count):
+    """The bootstrap of a percentage as one would explain it."""
+    rng = np.random.default_rng(12)
+    found = []
+    for _ in range(count):
+        means = []
+        for _ in runs:
+            episodes = runs[rng.integers(len(runs))]
+            means.append(np.mean([episodes[rng.integers(len(episodes))] for _ in episodes]))
+        found.append(100 * np.mean(means) / np.mean([teacher[rng.integers(len(teacher))] for _ in teacher]))
+    return np.array(found)
+
+
+def test_intervals_are_those_of_runs_and_episodes_drawn_one_by_one():
+    rng = np.random.default_rng(5)
+    runs = tuple(rng.normal(mean, 3, 12) for mean in (14.0, 16.0, 19.0))
+    teacher = rng.normal(20, 2, 15)
+    low, high = limits(Measure("pong", runs, teacher).resampled(np.random.default_rng(0)))
+    one_by_one = np.percentile(drawn_one_by_one(runs, teacher, 4000), [2.5, 97.5])
+    assert [low, high] == pytest.approx(one_by_one, abs=0.8)
+    low, high = limits(Measure("pong", runs[:1], teacher).resampled(np.random.default_rng(0)))
+    assert [low, high] == pytest.approx(np.percentile(drawn_one_by_one(runs[:1], teacher, 4000), [2.5, 97.5]), abs=0.8)
+
+
+def test_summaries_over_games_are_the_geometric_and_the_interquartile_mean_and_the_median():
+    runs = {"pong": ([10.0, 12.0], [14.0, 16.0]), "breakout": ([200.0], [400.0]), "freeway": ([30.0], [28.0])}
+    measures = [Measure(g, tuple(map(np.array, v)), np.array(TEACHERS[g])) for g, v in runs.items()]
+    found = summarise(measures)
+    percents = [100 * 13 / 19, 100 * 300 / 350, 100 * 29 / 29]
+    assert found.geometric[0] == pytest.approx(math.exp(np.mean(np.log(percents))))
+    assert found.geometric[1] < found.geometric[0] < found.geometric[2]
+    above = sorted([100 * (11 + 20.7) / 39.7, 100 * (15 + 20.7) / 39.7, 100 * 198.3 / 348.3, 100 * 398.3 / 348.3,
+                    100 * 30 / 29, 100 * 28 / 29])  # fmt: skip
+    assert found.interquartile == pytest.approx(np.mean(above[1:-1]))
+    human = [100 * (13 + 20.7) / 35.3, 100 * (300 - 1.7) / 28.8, 100 * 29 / 29.6]
+    assert found.human == pytest.approx(np.median(human))
+
+
+def test_shares_of_a_teacher_without_a_positive_score_have_no_meaning_but_those_above_random_have():
+    found = Measure("pong", (np.array([-10.0, -12.0]),), np.array([-16.0, -14.0]))
+    assert math.isnan(found.percent)
+    assert all(math.isnan(limit) for limit in limits(found.resampled(np.random.default_rng(0))))
+    assert found.above_random == pytest.approx(100 * (-11 + 20.7) / (-15 + 20.7))
+    nobody = Measure("pong", (np.array([3.0]),), np.empty(0))
+    assert math.isnan(nobody.percent)
+    assert math.isnan(nobody.above_random)
+    assert nobody.human == pytest.approx(100 * (3 + 20.7) / 35.3)
+    unknown = Measure("tennis", (np.array([3.0]),), np.array([6.0]))
+    assert (unknown.percent, math.isnan(unknown.above_random), math.isnan(unknown.human)) == (50.0, True, True)
+
+
+# The tables
+
+
+def test_the_table_of_losses_compares_them_game_by_game(tmp_path):
+    scores = {("kl", "pong"): 19.0, ("kl", "breakout"): 350.0, ("nll", "pong"): 9.5, ("nll", "breakout"): 175.0}
+    folders = [write_run(tmp_path, {game: [s, s]}, loss=loss) for (loss, game), s in scores.items()]
+    rows = table(report(measured(*folders)), "Losses")
+    assert rows[0] == ["game", "teacher", "nll", "kl, τ = 0.01"]
+    assert rows[2:4] == [
+        ["breakout", "350.0", "175.0, 50.0%", "350.0, 100.0%"],
+        ["pong", "19.0", "9.5, 50.0%", "19.0, 100.0%"],
     ]
-    runs.append(read_run(write_run(tmp_path / "other", 0, "mse", [(100, 1.0), (100, 2.0)])))
-    table = scores_table(runs, {("pong", "paper"): 20.0}).splitlines()
-    means = np.array([13.0, 18.0, 16.0])
-    half = stats.sem(means) * stats.t.ppf(0.975, 2)
-    assert table[2] == (
-        f"| pong | net1 | kl, τ = 0.01 | paper | 100 | 3 x 3 | 13.0, 18.0, 16.0 | {means.mean():.2f} ± {half:.2f} "
-        f"| {100 * means.mean() / 20:.1f}% |"
-    )
-    assert table[3].startswith("| pong | net1 | mse | paper | 100 | 1 x 2 | 1.5 | 1.50 ± ")
+    assert rows[4][0] == "geometric mean of %"
+    assert [cell.split()[0] for cell in rows[4][2:]] == ["50.0%", "100.0%"]
 
 
-def test_a_teacher_of_another_protocol_is_not_compared_with(tmp_path: Path) -> None:
-    run = read_run(write_run(tmp_path / "a", 0, "kl", [(1, 5.0), (1, 6.0)]))
-    assert scores_table([run], {("pong", "machado"): 20.0}).endswith("| - |")
+def test_a_mean_over_games_is_only_given_where_no_game_is_missing(tmp_path):
+    folders = [write_run(tmp_path, {"pong": [19.0]}), write_run(tmp_path, {"breakout": [350.0]}),
+               write_run(tmp_path, {"pong": [19.0]}, loss="nll")]  # fmt: skip
+    rows = table(report(measured(*folders)), "Losses")
+    assert rows[2][2] == "-"
+    assert (rows[4][2], rows[4][3].split()[0]) == ("-", "100.0%")
 
 
-def test_a_teacher_without_a_positive_score_has_no_percentage(tmp_path: Path) -> None:
-    run = read_run(write_run(tmp_path / "a", 0, "kl", [(1, -5.0), (1, -6.0)]))
-    assert scores_table([run], {("pong", "paper"): -16.0}).endswith("| - |")
+def test_the_table_of_compression_says_what_share_of_the_teachers_parameters_a_size_has(tmp_path):
+    folders = [write_run(tmp_path, {"pong": [19.0, 19.0]}, size=size) for size in ("net3", "dqn", "net1")]
+    rows = table(report(measured(*folders)), "Compression")
+    assert rows[0] == ["game", "teacher", "dqn (100.0%)", "net1 (25.2%)", "net3 (3.6%)"]
 
 
-@pytest.mark.parametrize(
-    ("damage", "complaint"),
-    [
-        (lambda run: (run / "returns.csv").unlink(), "has no returns.csv"),
-        (lambda run: (run / "config.yaml").write_text("model: {}"), "lacks or garbles"),
-        (lambda run: (run / "returns.csv").write_text("update,game,episode,return,steps,seed\n"), "has no episodes"),
-        (lambda run: (run / "returns.csv").write_text("update,game,return\nx,pong,1\n"), "lacks or garbles"),
-    ],
-)
-def test_a_broken_run_is_named_with_what_is_wrong(tmp_path: Path, damage, complaint: str) -> None:
-    folder = write_run(tmp_path / "broken", 0, "kl", [(1, 1.0)])
+def test_several_games_in_one_student_are_a_table_of_their_own(tmp_path):
+    three = {"pong": [19.0], "breakout": [350.0], "freeway": [29.0]}
+    text = report(measured(write_run(tmp_path, three, size="multi3")))
+    rows = table(text, "3 games in one student")
+    assert [row[0] for row in rows[2:5]] == ["breakout", "freeway", "pong"]
+    assert rows[5][2].startswith("100.0%")
+    assert "## Losses" not in text
+    assert len(table(text, "All runs")) == 2 + 3
+
+
+# From the command line
+
+
+@pytest.fixture
+def recorded(tmp_path, teachers):
+    """A recording of Pong under protocol paper."""
+    header = short_play("pong", teachers["pong"])
+    return record_shard(load_teacher(teachers["pong"]), tmp_path / "data" / "pong" / "0000.h5", header, lambda n: None)
+
+
+def run_main(monkeypatch, *words):
+    monkeypatch.setattr("sys.argv", ["report", *map(str, words)])
+    return main()
+
+
+def test_a_report_is_markdown_csv_and_pictures(tmp_path, monkeypatch, capsys, recorded):
+    folders = [write_run(tmp_path, {"pong": [3.0 + seed, 5.0]}, seed=seed, size=size) for seed in (0, 1)
+               for size in ("net1", "net3")]  # fmt: skip
+    assert run_main(monkeypatch, *folders, f"--root={tmp_path / 'data'}", f"--output={tmp_path / 'out'}") == 0
+    printed = capsys.readouterr()
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert printed.out.strip() == text.strip()
+    assert "## Compression" in text
+    teacher = recorded.returns.mean()
+    with (tmp_path / "out" / "report.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 4
+    assert {float(line["return"]) for line in lines} == {4.0, 4.5}
+    assert all(float(line["teacher"]) == teacher for line in lines)
+    for name in ("curves.png", "sizes.png"):
+        with Image.open(tmp_path / "out" / name) as picture:
+            assert 800 <= picture.width <= 1000
+            assert len(picture.convert("L").getcolors() or []) > 10  # something is drawn
+        assert name in printed.err
+
+
+def test_a_teacher_that_played_by_other_rules_is_not_compared_with(tmp_path, monkeypatch, capsys, recorded):
+    folder = write_run(tmp_path, {"pong": [3.0]}, protocol="machado")
+    assert run_main(monkeypatch, folder, f"--root={tmp_path / 'data'}") == 0
+    assert re.search(r"\| pong \| net1 .* \| 3\.0 \| - \| - \| - \|", capsys.readouterr().out)
+
+
+def break_csv(text):
+    return lambda folder: (folder / "returns.csv").write_text(text)
+
+
+HEAD = "update,game,episode,return,steps,seed\n"
+
+
+@pytest.mark.parametrize(("damage", "complaint"), [
+    (lambda folder: shutil.rmtree(folder), "has no config.yaml; name folders of runs"),
+    (lambda folder: (folder / "config.yaml").write_text("model: {}"), "lacks or garbles 'seed_everything'"),
+    (lambda folder: (folder / "config.yaml").write_text("a: ["), "lacks or garbles"),
+    (lambda folder: (folder / "config.yaml").write_text("just text"), "lacks or garbles"),
+    (break_csv(HEAD), "has no episodes|lacks or garbles"),
+    (break_csv(HEAD + "x,pong,0,1,1,1\n"), "lacks or garbles invalid literal"),
+    (break_csv("update,game,return\n1,pong,1\n"), "lacks or garbles 'episode'"),
+    (break_csv(HEAD + "1,pong,0,1,1,1\n1,pong,0,2,1,1\n"), "episode 0 of pong at update 1, which is there twice"),
+    (break_csv(HEAD + "1,pong,0,1,1,1\n2,breakout,0,2,1,1\n"), "last rollouts differ"),
+])  # fmt: skip
+def test_a_broken_run_is_named_with_what_is_wrong(tmp_path, monkeypatch, capsys, damage, complaint):
+    good, folder = write_run(tmp_path, {"pong": [1.0]}), write_run(tmp_path, {"pong": [1.0]}, seed=1)
     damage(folder)
-    with pytest.raises(ReportError, match=f"{folder}.*{complaint}"):
-        read_run(folder)
+    assert run_main(monkeypatch, good, folder) == 1
+    err = capsys.readouterr().err
+    assert re.match(rf"error: {re.escape(str(folder))}: .*({complaint})", err), err
+    assert err.count("\n") == 1
+
+
+def test_the_same_run_twice_is_refused_and_one_that_never_played_left_out(tmp_path, monkeypatch, capsys):
+    one, twin, idle = (write_run(tmp_path, {"pong": [1.0]}) for _ in range(3))
+    (idle / "returns.csv").unlink()
+    assert run_main(monkeypatch, one, twin) == 1
+    assert f"error: {twin}: has the same settings and seed as {one}" in capsys.readouterr().err
+    assert run_main(monkeypatch, one, idle, f"--root={tmp_path}") == 0
+    assert f"left out: {idle} has no returns.csv" in capsys.readouterr().err
+    assert run_main(monkeypatch, idle) == 1
+    assert "no run that has played" in capsys.readouterr().err

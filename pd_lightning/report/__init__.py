@@ -1,0 +1,10 @@
+"""The paper's tables, learning curves and intervals from runs' own logs: `python -m pd_lightning.report RUN...`.
+
+The rooms: `runs` <- `measures` <- `tables` <- `charts`; each imports only from those to its left.
+"""
+
+from pd_lightning.report.measures import Measure, summarise
+from pd_lightning.report.runs import ReportError, Run, Student, read_run
+from pd_lightning.report.tables import measure, report
+
+__all__ = ["Measure", "ReportError", "Run", "Student", "measure", "read_run", "report", "summarise"]

@@ -1,0 +1,85 @@
+"""`python -m pd_lightning.report RUN...`: the paper's tables from the runs' own logs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from jsonargparse import ArgumentParser
+
+from pd_lightning.blocks import Shard, ShardError
+from pd_lightning.datamodule import open_game
+from pd_lightning.report.runs import ReportError, Run, Student, check_distinct, read_run
+from pd_lightning.report.tables import measure, report, write_csv
+
+
+def runs_in(folders: list[Path]) -> list[Run]:
+    """The runs of these folders; those that never played have no score, and are left out with a note.
+
+    Raises:
+        ReportError: a folder is no run, two are the same run, or there is none.
+    """
+    runs = []
+    for folder in folders:
+        if (folder / "config.yaml").is_file() and not (folder / "returns.csv").is_file():
+            print(f"left out: {folder} has no returns.csv, nothing was played", file=sys.stderr)
+        else:
+            runs.append(read_run(folder))
+    if not runs:
+        raise ReportError(f"{', '.join(map(str, folders))}: no run that has played; run `python train.py fit` first")
+    check_distinct(runs)
+    return runs
+
+
+def recorded_returns(root: Path, runs: list[Run]) -> dict[str, list[Shard]]:
+    """The recordings of the games that were played, where there are any."""
+    games = sorted({game for run in runs for game in run.student.games})
+    return {game: open_game(root / game, game, allow_mixed=False) for game in games if (root / game).is_dir()}
+
+
+def teacher_of(shards: dict[str, list[Shard]], student: Student, game: str) -> np.ndarray:
+    """Returns of a teacher's recorded episodes, if they were played by the rules of the student's rollouts."""
+    found = shards.get(game, [])
+    fits = found and found[0].header.protocol == student.protocol and student.fire in (None, found[0].header.fire)
+    return np.concatenate([shard.returns for shard in found]) if fits else np.empty(0)
+
+
+def main() -> int:
+    """The command line."""
+    parser = ArgumentParser(
+        prog="python -m pd_lightning.report", description="The paper's tables, from runs' own logs."
+    )
+    parser.add_argument("runs", nargs="+", type=Path, help="folders of runs, such as lightning_logs/version_0")
+    parser.add_argument(
+        "--root", type=Path, default=Path("datasets"), help="the datasets: teachers' returns are their episodes' means"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=None, help="a folder for report.md, report.csv, curves.png and sizes.png"
+    )
+    options = parser.parse_args()
+    try:
+        runs = runs_in(options.runs)
+        shards = recorded_returns(options.root, runs)
+    except (ReportError, ShardError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    measures = measure(runs, lambda student, game: teacher_of(shards, student, game))
+    text = report(measures)
+    print(text)
+    if options.output:
+        from pd_lightning.report.charts import learning_curves, score_against_size  # takes a second to import
+
+        options.output.mkdir(parents=True, exist_ok=True)
+        (options.output / "report.md").write_text(text)
+        write_csv(options.output / "report.csv", measures)
+        pictures = [learning_curves(runs, measures, options.output / "curves.png"),
+                    score_against_size(measures, options.output / "sizes.png")]  # fmt: skip
+        print(
+            *("report.md", "report.csv", *(p.name for p in pictures if p)), f"are in {options.output}", file=sys.stderr
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""The report's pictures: learning curves, and score against size. Readable at the width of a README."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from pd_lightning.atari import action_meanings
+from pd_lightning.networks import SIZES, QNetwork, parameter_count
+from pd_lightning.report.runs import Run, Student
+from pd_lightning.report.tables import Measures
+
+matplotlib.use("Agg")  # a file, never a window
+WIDTH = 9.0
+"""Inches; at 100 dots an inch that is the width of a README."""
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+"""Okabe and Ito's: told apart by the colour-blind."""
+
+
+def figure_of(games: Sequence[str], columns: int = 2) -> tuple[Figure, dict[str, Axes]]:
+    """A figure with a plot for each game."""
+    columns = min(columns, len(games))
+    rows = -(-len(games) // columns)
+    figure = Figure((WIDTH, 3.2 * rows + 0.6), dpi=100, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis in axes[len(games) :]:
+        axis.remove()
+    for game, axis in zip(games, axes, strict=False):
+        axis.set_title(game, fontsize=10)
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure, dict(zip(games, axes, strict=False))
+
+
+def label_of(student: Student) -> str:
+    """What a line is called."""
+    together = f", {len(student.games)} games" if len(student.games) > 1 else ""
+    return f"{student.size}, {student.loss}{together}" + (f", {student.settings}" if student.settings else "")
+
+
+def finish(figure: Figure, axes: dict[str, Axes], path: Path) -> Path:
+    """A legend below, and the file."""
+    handles: dict[str, object] = {}
+    for axis in axes.values():
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, fontsize=8, frameon=False)  # pyright: ignore[reportArgumentType]
+    figure.savefig(path)
+    return path
+
+
+def learning_curves(runs: Sequence[Run], measures: Measures, path: Path) -> Path:
+    """Mean return over updates, a line for each student; the band is from the least to the most of its runs."""
+    games = sorted({game for run in runs for game in run.curve})
+    figure, axes = figure_of(games)
+    for number, student in enumerate(measures):
+        colour = COLOURS[number % len(COLOURS)]
+        mine = [run for run in runs if run.student == student]
+        for game in student.games:
+            updates = sorted(set.intersection(*(set(run.curve[game]) for run in mine)))
+            means = np.array([[run.curve[game][update].mean() for update in updates] for run in mine])
+            axes[game].plot(updates, means.mean(0), color=colour, label=label_of(student), marker=".")
+            if len(mine) > 1:
+                axes[game].fill_between(updates, means.min(0), means.max(0), color=colour, alpha=0.15, linewidth=0)
+    for game, axis in axes.items():
+        teachers = [found[game].teacher for found in measures.values() if game in found and len(found[game].teacher)]
+        if teachers:
+            axis.axhline(teachers[0].mean(), color="grey", linestyle="--", linewidth=1, label="teacher")
+        axis.set_xlabel("updates", fontsize=8)
+        axis.set_ylabel("mean return", fontsize=8)
+    return finish(figure, axes, path)
+
+
+def score_against_size(measures: Measures, path: Path) -> Path | None:
+    """Percent above random of single-game students over their parameters; nothing if there is one size only."""
+    single = {student: games for student, games in measures.items() if len(student.games) == 1}
+    games = sorted({game for found in single.values() for game in found})
+    if len({student.size for student in single} & SIZES.keys()) < 2:
+        return None
+    figure, axes = figure_of(games)
+    losses = sorted({student.loss for student in single})
+    for game, axis in axes.items():
+        for number, loss in enumerate(losses):
+            points = sorted(
+                (parameter_count(QNetwork({game: len(action_meanings(game))}, student.size)), found[game].above_random)
+                for student, found in single.items()
+                if student.loss == loss and game in found and student.size in SIZES
+            )
+            if points:
+                axis.plot(*zip(*points, strict=True), color=COLOURS[number % len(COLOURS)], marker="o", label=loss)
+        axis.axhline(100, color="grey", linestyle="--", linewidth=1, label="teacher")
+        axis.set_xscale("log")
+        axis.set_xlabel("parameters", fontsize=8)
+        axis.set_ylabel("% of teacher above random", fontsize=8)
+    return finish(figure, axes, path)

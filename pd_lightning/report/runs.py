@@ -1,0 +1,139 @@
+"""Runs as their folders tell them: what was set, and every episode that was played."""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+NEEDED = ("config.yaml", "returns.csv")
+
+
+class ReportError(ValueError):
+    """A folder is not a run that can be reported; the message names it and what is wrong."""
+
+
+@dataclass(frozen=True)
+class Student:
+    """What makes runs comparable: those that differ in nothing of this differ in the seed alone.
+
+    Attributes:
+        size: of the network.
+        loss: as it is shown: its temperature is part of it.
+        games: that were learned together.
+        settings: everything else that was set for model, data and optimizer and is not the default, as shown.
+        updates: at the last rollout.
+        protocol: of the rollouts.
+        fire: whether FIRE was pressed, if the run was told.
+    """
+
+    size: str
+    loss: str
+    games: tuple[str, ...]
+    settings: str
+    updates: int
+    protocol: str
+    fire: bool | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder.
+
+    Attributes:
+        folder: the run's.
+        seed: of the weights.
+        student: what was trained.
+        curve: returns of the episodes by game and update, float64 [n].
+    """
+
+    folder: Path
+    seed: int
+    student: Student
+    curve: dict[str, dict[int, np.ndarray]]
+
+    @property
+    def returns(self) -> dict[str, np.ndarray]:
+        """Of the last rollout, by game."""
+        return {game: points[max(points)] for game, points in self.curve.items()}
+
+
+def read_run(folder: Path) -> Run:
+    """Reads `config.yaml` and `returns.csv`.
+
+    Raises:
+        ReportError: one is missing or does not hold what it should.
+    """
+    for name in NEEDED:
+        if not (folder / name).is_file():
+            raise ReportError(f"{folder}: has no {name}; name folders of runs, such as lightning_logs/version_0")
+    try:
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        seed = int(config["seed_everything"])
+        rollouts = config["rollouts"]
+        protocol, fire = str(rollouts["protocol"]), rollouts.get("fire")
+        curve = read_curve(folder / "returns.csv")
+        updates = {max(points) for points in curve.values()}
+        if len(updates) > 1:
+            raise ValueError(f"games whose last rollouts differ, {sorted(updates)}")
+        what = describe(config, tuple(sorted(curve)))
+    except (KeyError, TypeError, ValueError, AttributeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise ReportError(f"{folder}: config.yaml or returns.csv lacks or garbles {reason}; leave it out") from None
+    if not curve:
+        raise ReportError(f"{folder}: returns.csv has no episodes; the run was stopped before its first rollout")
+    return Run(folder, seed, Student(*what, max(updates), protocol, fire), curve)
+
+
+def read_curve(path: Path) -> dict[str, dict[int, np.ndarray]]:
+    """Returns by game and update.
+
+    Raises:
+        ValueError: a number is none, or an episode is there twice.
+        KeyError: a column is missing.
+    """
+    found: dict[str, dict[int, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            episodes, number = found[row["game"]][int(row["update"])], int(row["episode"])
+            if number in episodes:
+                raise ValueError(f"episode {number} of {row['game']} at update {row['update']}, which is there twice")
+            episodes[number] = float(row["return"])
+    return {
+        game: {update: np.array([episodes[n] for n in sorted(episodes)]) for update, episodes in sorted(points.items())}
+        for game, points in found.items()
+    }
+
+
+def describe(config: dict[str, Any], games: tuple[str, ...]) -> tuple[str, str, tuple[str, ...], str]:
+    """Size, loss, games and other settings of a run, as they are shown."""
+    model = config["model"]
+    settings = dict(model.get("init_args", {}))
+    size = str(settings.pop("size"))
+    loss = str(settings.pop("loss", model["class_path"].rsplit(".", 1)[-1]))
+    temperature, perplexity = settings.pop("temperature", None), settings.pop("perplexity", None)
+    if loss == "kl":
+        loss += f", τ = {temperature}" if temperature != "auto" else f", perplexity {perplexity:g}"
+    settings.pop("games", None)
+    data = config.get("data", {}).get("init_args", {})
+    kept = {key: data[key] for key in ("batch_size", "mixing", "weights") if data.get(key) is not None}
+    optimizer = config.get("optimizer")
+    others = {**settings, **kept, **({"optimizer": optimizer["class_path"].rsplit(".", 1)[-1]} if optimizer else {})}
+    return size, loss, games, ", ".join(f"{key} {value}" for key, value in sorted(others.items()))
+
+
+def check_distinct(runs: Iterable[Run]) -> None:
+    """Raises a ReportError if two runs have the same settings and seed: one would count twice."""
+    seen: dict[tuple[Student, int], Path] = {}
+    for run in runs:
+        other = seen.setdefault((run.student, run.seed), run.folder)
+        if other != run.folder:
+            raise ReportError(
+                f"{run.folder}: has the same settings and seed as {other}; a run counts once, so leave one of them out"
+            )

@@ -1,0 +1,187 @@
+"""The paper's tables, from measures: Markdown for people, CSV for programs."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from pd_lightning.atari import action_meanings
+from pd_lightning.networks import SIZES, QNetwork, parameter_count
+from pd_lightning.report.measures import RESAMPLES, Measure, Summary, limits, summarise
+from pd_lightning.report.runs import Run, Student
+
+Measures = dict[Student, dict[str, Measure]]
+"""Every student with its games, both in the order in which they are shown."""
+Key = Callable[[Student], object]
+
+CSV = """size loss games settings updates protocol game run episodes return return_std teacher percent_of_teacher
+above_random human_normalised"""
+NOTES = f"""\
+Score: mean over runs of the mean return of their last rollout. Of teacher: 100 x score / mean return of the teacher's
+recorded episodes, as in the paper. Above random: (score - random) / (teacher - random), which also holds where scores
+do not begin at zero (Pong). Human-normalised: by the scores of Wang et al. (2016). Intervals: 95%, bootstrap over runs,
+their episodes and the teacher's ({RESAMPLES:,} resamples); those of a single run say nothing about other seeds. A dash:
+not known, or without a meaning, as a share of a score that is not positive."""
+
+
+def order_of(student: Student) -> tuple:
+    """Sizes from the largest, losses as in the paper, then the rest."""
+    sizes = list(SIZES)
+    size = sizes.index(student.size) if student.size in sizes else len(sizes)
+    loss = next((n for n, name in enumerate(("mse", "nll", "kl")) if student.loss.startswith(name)), 3)
+    return (student.protocol, len(student.games), size, loss, student.loss, student.settings, student.updates)
+
+
+def measure(runs: Iterable[Run], teachers: Callable[[Student, str], np.ndarray]) -> Measures:
+    """Groups runs that differ in the seed alone.
+
+    Args:
+        runs: in any order.
+        teachers: returns of the recorded episodes of a game's teacher by the rules of a student's rollouts.
+    """
+    groups: dict[Student, list[Run]] = {}
+    for run in sorted(runs, key=lambda run: run.seed):
+        groups.setdefault(run.student, []).append(run)
+    return {
+        student: {
+            game: Measure(game, tuple(run.returns[game] for run in groups[student]), teachers(student, game))
+            for game in student.games
+        }
+        for student in sorted(groups, key=order_of)
+    }
+
+
+def percent(value: float, digits: int = 1) -> str:
+    """A percentage, or a dash."""
+    return "-" if math.isnan(value) else f"{value:.{digits}f}%"
+
+
+def spread(low: float, high: float) -> str:
+    """An interval of percentages, or nothing."""
+    return "" if math.isnan(low) else f" ({low:.1f} to {high:.1f})"
+
+
+def markdown(head: list[str], rows: list[list[str]]) -> str:
+    """A table whose first column is text and the others numbers."""
+    rule = ["---"] + ["---:"] * (len(head) - 1)
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *rows])
+
+
+def detail(measures: Measures) -> str:
+    """Every student in every game."""
+    rows = []
+    for student, games in measures.items():
+        for game, found in games.items():
+            low, high = limits(found.resampled(np.random.default_rng(0)))
+            episodes = "/".join(sorted({str(len(values)) for values in found.runs}))
+            each = ", ".join(f"{values.mean():.1f}" for values in found.runs)
+            rows.append([
+                game, student.size, student.loss, f"{student.updates:,}", f"{len(found.runs)} x {episodes}", each,
+                f"{found.score:.1f}", f"{found.teacher.mean():.1f}" if len(found.teacher) else "-",
+                percent(found.percent) + spread(low, high), percent(found.above_random), percent(found.human),
+            ])  # fmt: skip
+    head = ["game", "size", "loss", "updates", "runs x episodes", "return of each run", "score", "teacher",
+            "of teacher (95%)", "above random", "human-normalised"]  # fmt: skip
+    return markdown(head, rows)
+
+
+def comparison(students: Mapping[str, Mapping[str, Measure]]) -> str:
+    """Games as rows, students as columns: score, and percent of the teacher; below, what sums them up.
+
+    Args:
+        students: what a column is called, to its measures.
+    """
+    games = sorted({game for column in students.values() for game in column})
+    rows = []
+    for game in games:
+        teacher = next((column[game].teacher for column in students.values() if game in column), np.empty(0))
+        row = [game, f"{teacher.mean():.1f}" if len(teacher) else "-"]
+        for column in students.values():
+            found = column.get(game)
+            row.append("-" if found is None else f"{found.score:.1f}, {percent(found.percent)}")
+        rows.append(row)
+    sums: list[Summary | None] = [
+        summarise([column[game] for game in games]) if set(games) <= set(column) else None
+        for column in students.values()
+    ]
+    if len(games) > 1:  # a mean over one game is that game
+        for name, show in (
+            ("geometric mean of %", lambda s: percent(s.geometric[0]) + spread(*s.geometric[1:])),
+            ("interquartile mean above random", lambda s: percent(s.interquartile)),
+            ("median human-normalised", lambda s: percent(s.human)),
+        ):
+            rows.append([name, "", *("-" if each is None else show(each) for each in sums)])
+    return markdown(["game", "teacher", *students], rows)
+
+
+def columns(measures: Measures, label: Key, same: Callable[[Student], Student], least: int = 2) -> list[tuple]:
+    """Groups of students of single games that differ in one thing, each as (student, {label: {game: measure}}).
+
+    Args:
+        measures: all.
+        label: in what they differ.
+        same: a student without that, and without its game.
+        least: labels of a group that is worth a table.
+    """
+    groups: dict[Student, dict[str, dict[str, Measure]]] = {}
+    for student, games in measures.items():
+        if len(student.games) == 1:
+            column = groups.setdefault(replace(same(student), games=()), {}).setdefault(str(label(student)), {})
+            column.update(games)
+    return [(student, group) for student, group in groups.items() if len(group) >= least]
+
+
+def about(student: Student, *without: str) -> str:
+    """What a table's students have in common."""
+    parts = {"size": student.size, "loss": student.loss, "updates": f"{student.updates:,} updates",
+             "protocol": f"protocol {student.protocol}", "settings": student.settings}  # fmt: skip
+    return ", ".join(text for name, text in parts.items() if name not in without and text)
+
+
+def report(measures: Measures) -> str:
+    """All tables that these students fill, and all students in detail."""
+    parts = []
+    for student, group in columns(measures, lambda s: s.loss, lambda s: replace(s, loss="")):
+        parts.append(f"## Losses\n\n{about(student, 'loss')}\n\n{comparison(group)}")
+    for student, group in columns(measures, lambda s: s.size, lambda s: replace(s, size="")):
+        sized = {f"{size} ({share(size, group[size])})": column for size, column in group.items()}
+        parts.append(f"## Compression\n\n{about(student, 'size')}\n\n{comparison(sized)}")
+    several = {student: games for student, games in measures.items() if len(student.games) > 1}
+    for games in sorted({student.games for student in several}, key=lambda names: (len(names), names)):
+        group = {about(s, "protocol"): found for s, found in several.items() if s.games == games}
+        parts.append(f"## {len(games)} games in one student\n\n{comparison(group)}")
+    parts.append(f"## All runs\n\n{detail(measures)}\n\n{NOTES}")
+    return "\n\n".join(parts) + "\n"
+
+
+def share(size: str, games: Mapping[str, Measure]) -> str:
+    """A size's parameters as a share of the teacher's, for these games: it depends a little on their actions."""
+    if size not in SIZES:
+        return "size unknown"
+    shares = [
+        parameter_count(QNetwork(game, size)) / parameter_count(QNetwork(game, "dqn"))
+        for game in ({name: len(action_meanings(name))} for name in games)
+    ]
+    low, high = 100 * min(shares), 100 * max(shares)
+    return f"{low:.1f}%" if f"{low:.1f}" == f"{high:.1f}" else f"{low:.1f} to {high:.1f}%"
+
+
+def write_csv(path: Path, measures: Measures) -> None:
+    """A line for each run and game: what programs want of the report."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(CSV.split())
+        for student, games in measures.items():
+            for game, found in games.items():
+                for number, values in enumerate(found.runs):
+                    one = Measure(game, (values,), found.teacher)
+                    teacher = float(found.teacher.mean()) if len(found.teacher) else math.nan
+                    deviation = float(values.std(ddof=1)) if len(values) > 1 else math.nan
+                    writer.writerow([student.size, student.loss, " ".join(student.games), student.settings,
+                                     student.updates, student.protocol, game, number, len(values), one.score, deviation,
+                                     teacher, one.percent, one.above_random, one.human])  # fmt: skip
