@@ -1,0 +1,10 @@
+"""The paper's experiments by one command: `python -m pd_lightning.reproduce losses|compression|multi-task|temperature`.
+
+The rooms: `plans` (what is run) <- `tasks` (one run, wherever it is done) <- `workers` (who does them) <- `results`
+(what is written about them).
+"""
+
+from pd_lightning.reproduce.plans import EXPERIMENTS, Plan, plan
+from pd_lightning.reproduce.tasks import Task, TaskError, execute
+
+__all__ = ["EXPERIMENTS", "Plan", "Task", "TaskError", "execute", "plan"]

@@ -1,0 +1,106 @@
+"""The command line of the reproduction."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Literal
+
+from jsonargparse import auto_cli
+from rich.console import Console
+
+from pd_lightning.blocks import ShardError
+from pd_lightning.reproduce.plans import EXPERIMENTS, Settings, plan
+from pd_lightning.reproduce.results import write_results
+from pd_lightning.reproduce.tasks import Task, TaskError
+from pd_lightning.reproduce.workers import Outcome, here, on_ray
+
+Experiment = Literal["losses", "compression", "multi-task", "temperature", "all"]
+
+
+def show(tasks: tuple[Task, ...], ray: str | None, at_once: int, console: Console) -> list[Outcome]:
+    """Does what is missing, a line for each task as it begins and ends; returns what failed."""
+    missing = [task for task in tasks if not task.done]
+    for task in tasks:
+        if task not in missing:
+            console.print(f"done      {task.name}", highlight=False)
+
+    def begun(task: Task) -> None:
+        console.print(f"begins    {task.name}  ({task.folder}/log.txt)", highlight=False, soft_wrap=True)
+
+    failed = []
+    outcomes = on_ray(missing, ray, begun) if ray else here(missing, at_once, begun)
+    for number, (task, seconds) in enumerate(outcomes, 1):
+        if isinstance(seconds, TaskError):
+            failed.append((task, seconds))
+            console.print(f"failed    {seconds}", highlight=False, soft_wrap=True)
+        else:
+            left = len(missing) - number
+            console.print(f"ended     {task.name} after {seconds / 60:.1f} min, {left} to go", highlight=False)
+    return failed
+
+
+def reproduce(
+    experiment: Experiment,
+    games: list[str] | None = None,
+    seeds: list[int] = [0, 1, 2],  # noqa: B006 (never changed)
+    quick: bool = False,
+    updates: int | None = None,
+    episodes: int = 30,
+    hours: float | None = None,
+    root: str = "datasets",
+    output: str = "reproduction",
+    at_once: int = 0,
+    ray: str | None = None,
+    options: list[str] = [],  # noqa: B006 (never changed)
+) -> int:
+    """Runs what is missing of an experiment of the paper, and writes tables, pictures and how they came about.
+
+    The same command goes on where it was killed. Recordings that are missing are made first.
+
+    Args:
+        experiment: losses, compression, multi-task, temperature, or all of them.
+        games: to learn (default: those of the paper's tables that have teachers here).
+        seeds: of the weights; each is a run.
+        quick: 3,000 updates on an hour of play, for two cores, instead of 20,000 on four hours.
+        updates: of each run, instead of those.
+        episodes: of each final score, under protocol paper.
+        hours: of play to record for games that have no recording, instead of those.
+        root: folder of the datasets.
+        output: folder of all runs, and of RESULTS.md, report.csv and the pictures.
+        at_once: runs at once on this machine (default: one a GPU, or one).
+        ray: address of a Ray cluster that does the runs, or auto; its nodes must see the same folders.
+        options: more of `python train.py fit`, for every run, as '[--data.batch_size=128]'.
+    """
+    console = Console(stderr=True)
+    names = list(EXPERIMENTS) if experiment == "all" else [experiment]
+    settings = Settings(
+        output, root, tuple(games or ()), tuple(seeds), updates or (3000 if quick else 20_000), episodes,
+        hours or (1.0 if quick else 4.0), tuple(options),
+    )  # fmt: skip
+    planned = plan(names, settings)
+    failed = show(planned.recordings, ray, at_once, console)
+    if failed:
+        return 1
+    failed = show(planned.runs, ray, at_once, console)
+    ended = [task for task in planned.runs if task.done]
+    if ended:
+        path = write_results(ended, settings, " ".join(["python -m pd_lightning.reproduce", *sys.argv[1:]]))
+        console.print(f"results   {path}", highlight=False, soft_wrap=True)
+    return 1 if failed else 0
+
+
+def main() -> int:
+    """The command line."""
+    try:
+        return int(auto_cli(reproduce, prog="python -m pd_lightning.reproduce"))  # pyright: ignore[reportArgumentType]
+    except (TaskError, ShardError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        os._exit(130)  # threads wait for commands that the terminal has interrupted too
+
+
+if __name__ == "__main__":
+    sys.exit(main())

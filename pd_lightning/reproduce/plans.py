@@ -1,0 +1,143 @@
+"""Which runs an experiment of the paper consists of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pd_lightning.blocks import ShardError, find_shards
+from pd_lightning.reproduce.tasks import Task
+
+LOSSES = ("mse", "nll", "kl")
+COMPRESSED = ("net1", "net2", "net3")
+TEMPERATURES = (0.001, 0.003, 0.01, 0.03, 0.1, 1.0, 10.0)
+FIRST_TABLE = ("breakout", "freeway", "pong", "qbert")
+THREE = ("freeway", "pong", "qbert")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all runs of a reproduction share.
+
+    Attributes:
+        output: folder of everything.
+        root: of the datasets.
+        games: to learn.
+        seeds: of the weights.
+        updates: of every run.
+        episodes: of the final score.
+        hours: of play to record where a game has none.
+        options: more of `python train.py fit`, for every run.
+    """
+
+    output: str
+    root: str
+    games: tuple[str, ...]
+    seeds: tuple[int, ...]
+    updates: int
+    episodes: int
+    hours: float
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Tasks in two steps: recordings, then runs that learn from them."""
+
+    recordings: tuple[Task, ...]
+    runs: tuple[Task, ...]
+
+
+def fit(settings: Settings, name: str, games: Sequence[str], seed: int, *options: str) -> Task:
+    """A run of `python train.py fit`."""
+    folder = Path(settings.output) / "runs" / f"{name}-seed{seed}"
+    words = (
+        "pd_lightning", "fit", f"--data.root={settings.root}", f"--data.games=[{','.join(games)}]", *options,
+        f"--seed_everything={seed}", f"--trainer.max_steps={settings.updates}",
+        f"--trainer.default_root_dir={folder}", "--trainer.enable_progress_bar=false",
+        f"--rollouts.episodes={settings.episodes}", "--rollouts.at_start=false",
+        f"--rollouts.every_n_updates={-(-settings.updates // 4)}", "--film.enabled=false", *settings.options,
+    )  # fmt: skip
+    return Task(str(folder), words)
+
+
+def losses(settings: Settings) -> list[Task]:
+    """Table 1: students as large as the teacher, by each loss."""
+    return [
+        fit(settings, f"{game}-dqn-{loss}", [game], seed, "--model.size=dqn", f"--model.loss={loss}")
+        for seed in settings.seeds for game in settings.games for loss in LOSSES
+    ]  # fmt: skip
+
+
+def compression(settings: Settings) -> list[Task]:
+    """Table 2: smaller and smaller students, by kl."""
+    return [
+        fit(settings, f"{game}-{size}-kl", [game], seed, f"--model.size={size}")
+        for seed in settings.seeds for game in settings.games for size in COMPRESSED
+    ]  # fmt: skip
+
+
+def multi_task(settings: Settings) -> list[Task]:
+    """Tables 3 and 4: one student of all games, by kl and by nll."""
+    size = "multi3" if len(settings.games) <= 3 else "multi10"
+    return [
+        fit(settings, f"{len(settings.games)}games-{size}-{loss}", settings.games, seed, f"--model.size={size}",
+            f"--model.loss={loss}")
+        for seed in settings.seeds for loss in ("nll", "kl")
+    ]  # fmt: skip
+
+
+def temperature(settings: Settings) -> list[Task]:
+    """Section 3's point, measured: sharpen the teacher, and do not soften it."""
+    return [
+        fit(settings, f"{game}-net1-tau{tau:g}", [game], seed, "--model.size=net1", f"--model.temperature={tau}")
+        for seed in settings.seeds for game in settings.games for tau in TEMPERATURES
+    ]  # fmt: skip
+
+
+EXPERIMENTS: dict[str, tuple[Callable[[Settings], list[Task]], tuple[str, ...]]] = {
+    "losses": (losses, FIRST_TABLE),
+    "compression": (compression, FIRST_TABLE),
+    "multi-task": (multi_task, THREE),
+    "temperature": (temperature, ("pong",)),
+}
+"""Name to what it runs, and the games that it runs on unless others are named."""
+
+
+def plan(experiments: Sequence[str], settings: Settings) -> Plan:
+    """All tasks of some experiments.
+
+    Args:
+        experiments: names in `EXPERIMENTS`.
+        settings: theirs; without games, each has its own.
+
+    Raises:
+        ShardError: a game has neither a recording nor a teacher to record.
+    """
+    runs: list[Task] = []
+    games: list[str] = []
+    for name in experiments:
+        make, usual = EXPERIMENTS[name]
+        chosen = settings.games or usual
+        games += [game for game in chosen if game not in games]
+        runs += make(Settings(**{**vars(settings), "games": chosen}))
+    return Plan(tuple(recordings(settings, games)), tuple(dict.fromkeys(runs)))
+
+
+def recordings(settings: Settings, games: Sequence[str]) -> list[Task]:
+    """Recordings of those games that have none."""
+    tasks = []
+    for game in games:
+        folder = Path(settings.root) / game
+        try:
+            find_shards(folder)
+        except ShardError:
+            if not (folder / "teacher.safetensors").is_file():
+                raise ShardError(
+                    f"{folder}: has neither a recording nor a teacher.safetensors; train a teacher (`python train.py "
+                    f"fit --config pd_lightning/presets/teacher.yaml --data.game {game}`), or leave it out by --games"
+                ) from None
+            words = ("pd_lightning.recording", "--game", game, "--hours", str(settings.hours), "--root", settings.root)
+            tasks.append(Task(str(Path(settings.output) / "recordings" / game), words, resumable=False))
+    return tasks

@@ -1,0 +1,144 @@
+"""One task: a command with a folder of its own, which is carried on if it was killed, and done once."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+DONE = "done.json"
+"""Appears in a task's folder, whole, when its command has ended well."""
+
+
+class TaskError(RuntimeError):
+    """A task's command failed; the message names its log and the last line of it."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A command of this project.
+
+    Attributes:
+        folder: where it leaves everything; also its name.
+        words: of the command, after `python -m`.
+        resumable: whether it takes `--ckpt_path last` to go on from a checkpoint in its folder.
+    """
+
+    folder: str
+    words: tuple[str, ...]
+    resumable: bool = True
+
+    @property
+    def name(self) -> str:
+        """As it is shown."""
+        return Path(self.folder).name
+
+    @property
+    def done(self) -> bool:
+        """Whether its command has ended well, and was this one.
+
+        Raises:
+            TaskError: the folder is of another command.
+        """
+        path = Path(self.folder) / DONE
+        if not path.is_file():
+            return False
+        try:
+            words = json.loads(path.read_text())["words"]
+        except (ValueError, KeyError, TypeError):
+            raise TaskError(f"{path}: not what this project writes; delete it to run the task again") from None
+        if words != list(self.words):
+            raise TaskError(
+                f"{path}: the folder is of another command ({' '.join(map(str, words))[:200]}); choose another "
+                "--output, or delete it"
+            )
+        return True
+
+
+def execute(task: Task, environment: Mapping[str, str] | None = None) -> float:
+    """Does a task, or nothing if it is done. Its output goes to `log.txt` in its folder.
+
+    The command holds a lock on the folder: if only this process is killed, nobody begins a second one beside it.
+
+    Args:
+        task: what to do.
+        environment: variables that it gets besides ours: which GPU, how many threads.
+
+    Returns:
+        Seconds it took, those of attempts before included; of one that was done, those that it took then.
+
+    Raises:
+        TaskError: the command failed, or another process is at it.
+    """
+    folder = Path(task.folder)
+    if task.done:
+        return float(json.loads((folder / DONE).read_text())["seconds"])
+    folder.mkdir(parents=True, exist_ok=True)
+    words = [sys.executable, "-m", *task.words]
+    if task.resumable and any(folder.glob("lightning_logs/*/checkpoints/last.ckpt")):
+        words += ["--ckpt_path", "last"]
+    began = time.time()
+    with (folder / "lock").open("w") as lock, (folder / "log.txt").open("ab") as log:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise TaskError(
+                f"{task.name}: another process is at it ({folder}); wait until it ends, or stop it"
+            ) from None
+        process = subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **(environment or {})},
+            pass_fds=[lock.fileno()],
+        )
+        try:
+            status = process.wait()
+        finally:
+            process.kill()  # nothing, if it has ended
+            process.wait()
+            spent = _add_seconds(folder, time.time() - began)
+    if status:
+        raise TaskError(
+            f"{task.name}: exit status {status}, {_last_line(folder / 'log.txt')}; see {folder / 'log.txt'}"
+        )
+    _write_whole(folder / DONE, json.dumps({**asdict(task), "seconds": spent}, indent=2) + "\n")
+    return spent
+
+
+def _last_line(path: Path) -> str:
+    lines = [line.strip() for line in path.read_text(errors="replace").splitlines()]
+    return next((line[:200] for line in reversed(lines) if line), "no output")
+
+
+def run_folder(task: Task) -> Path:
+    """The newest run in a task's folder that has played.
+
+    Raises:
+        TaskError: there is none.
+    """
+    found = sorted(Path(task.folder).glob("lightning_logs/*/returns.csv"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise TaskError(f"{task.folder}: has no run that has played; delete the folder and run the command again")
+    return found[-1].parent
+
+
+def _add_seconds(folder: Path, seconds: float) -> float:
+    """Keeps count over attempts."""
+    path = folder / "seconds.txt"
+    before = float(path.read_text()) if path.is_file() else 0.0
+    _write_whole(path, f"{before + seconds:.1f}\n")
+    return before + seconds
+
+
+def _write_whole(path: Path, text: str) -> None:
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(text)
+    part.replace(path)

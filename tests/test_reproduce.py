@@ -1,0 +1,191 @@
+"""Reproductions: what is missing is run, once, whatever was killed before; what is written is what was played."""
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pd_lightning.blocks import ShardError
+from pd_lightning.cli import main as fit
+from pd_lightning.report import read_run
+from pd_lightning.reproduce import EXPERIMENTS, Task, TaskError, execute, plan
+from pd_lightning.reproduce.__main__ import main
+from pd_lightning.reproduce.plans import Settings
+from pd_lightning.reproduce.tasks import run_folder
+from pd_lightning.reproduce.workers import here, places
+
+TINY = ["--data.batch_size=64", "--data.validation=0", "--trainer.precision=32-true", "--model.warmup=4",
+        "--trainer.enable_model_summary=false", "--trainer.accelerator=cpu"]  # fmt: skip
+
+
+def settings(root, tmp_path, **other):
+    return Settings(**{"output": str(tmp_path / "out"), "root": str(root), "games": (), "seeds": (0, 1), "updates": 4,
+                       "episodes": 1, "hours": 1.0, **other})  # fmt: skip
+
+
+def command(code, folder):
+    """A task that runs some Python."""
+    (folder / "tasks").mkdir(exist_ok=True)
+    module = f"task{len(list((folder / 'tasks').iterdir()))}"
+    (folder / "tasks" / f"{module}.py").write_text(code)
+    return Task(str(folder / module), (module,), resumable=False)
+
+
+@pytest.fixture(autouse=True)
+def _modules(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "tasks"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+# What is planned
+
+
+def test_experiments_are_the_papers_games_losses_sizes_and_seeds(datasets, tmp_path):
+    root = tmp_path / "root"
+    for game in ("breakout", "freeway", "pong", "qbert"):
+        shutil.copytree(datasets / "pong", root / game)
+    counts = {name: len(plan([name], settings(root, tmp_path)).runs) for name in EXPERIMENTS}
+    assert counts == {"losses": 4 * 3 * 2, "compression": 4 * 3 * 2, "multi-task": 2 * 2, "temperature": 7 * 2}
+    every = plan(list(EXPERIMENTS), settings(root, tmp_path)).runs
+    assert len({task.folder for task in every}) == len(every) == sum(counts.values())
+    three = plan(["multi-task"], settings(root, tmp_path)).runs[0]
+    assert {"--data.games=[freeway,pong,qbert]", "--model.size=multi3"} <= set(three.words)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_planned_command_is_one_that_fit_accepts(datasets, tmp_path, name, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    for task in plan([name], settings(datasets, tmp_path, games=("pong", "breakout"))).runs[::5]:
+        with pytest.raises(SystemExit) as stopped:
+            fit([*task.words[1:], "--print_config"])
+        assert stopped.value.code == 0, capsys.readouterr().err
+
+
+def test_games_without_a_recording_are_recorded_first_and_without_a_teacher_refused(teachers, tmp_path):
+    root = tmp_path / "root"
+    (root / "pong").mkdir(parents=True)
+    with pytest.raises(ShardError, match=r"root/pong: has neither a recording nor a teacher.*--data\.game pong"):
+        plan(["losses"], settings(root, tmp_path, games=("pong",)))
+    shutil.copy(teachers["pong"], root / "pong")
+    (recording,) = plan(["losses", "compression"], settings(root, tmp_path, games=("pong",), hours=2.0)).recordings
+    assert recording.words[:5] == ("pd_lightning.recording", "--game", "pong", "--hours", "2.0")
+
+
+# A task
+
+
+def test_a_task_is_done_once(tmp_path):
+    task = command("open('ran', 'a').write('x')", tmp_path)
+    seconds = execute(task)
+    assert task.done
+    assert execute(task) == seconds
+    assert Path("ran").read_text() == "x"
+
+
+def test_a_task_that_fails_is_not_done_and_says_where_to_look(tmp_path):
+    task = command("print('why'); raise SystemExit(3)", tmp_path)
+    with pytest.raises(TaskError, match=rf"exit status 3, why; see {task.folder}/log\.txt"):
+        execute(task)
+    assert not task.done
+
+
+def test_the_folder_of_another_command_is_refused(tmp_path):
+    task = command("pass", tmp_path)
+    execute(task)
+    with pytest.raises(TaskError, match=r"done\.json: the folder is of another command \(task0\)"):
+        execute(Task(task.folder, ("other",)))
+    (Path(task.folder) / "done.json").write_text("{")
+    with pytest.raises(TaskError, match=r"done\.json: not what this project writes"):
+        execute(task)
+
+
+def test_nobody_begins_a_task_that_a_process_is_still_at(tmp_path):
+    task = command("pass", tmp_path)
+    Path(task.folder).mkdir()
+    with (Path(task.folder) / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(TaskError, match="another process is at it"):
+            execute(task)
+    execute(task)
+
+
+ORPHAN = """
+import sys
+from pd_lightning.reproduce import Task, execute
+execute(Task(sys.argv[1], (sys.argv[2],), resumable=False))
+"""
+
+
+def test_a_command_that_outlives_its_parent_keeps_its_folder(tmp_path):
+    task = command("import time; open('begun', 'w').close(); time.sleep(4)", tmp_path)
+    parent = subprocess.Popen([sys.executable, "-c", ORPHAN, task.folder, *task.words])
+    while not Path("begun").exists():
+        assert parent.poll() is None
+        time.sleep(0.02)
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.wait()
+    with pytest.raises(TaskError, match="another process is at it"):
+        execute(task)
+    assert not task.done
+
+
+def test_tasks_run_side_by_side_and_one_that_fails_stops_no_other(tmp_path):
+    waits = "import time, pathlib\npathlib.Path('{}').touch()\nwhile not pathlib.Path('{}').exists(): time.sleep(0.01)"
+    tasks = [command(waits.format("a", "b"), tmp_path), command(waits.format("b", "a"), tmp_path),
+             command("raise SystemExit(1)", tmp_path), command("pass", tmp_path)]  # fmt: skip
+    begun = []
+    outcomes = dict(here(tasks, 2, begun.append))
+    assert set(begun) == set(tasks)
+    assert [isinstance(outcomes[task], TaskError) for task in tasks] == [False, False, True, False]
+
+
+def test_each_gpu_has_a_task_or_tasks_share_the_cores(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert places(0) == [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    assert places(0) == [{}]
+    assert places(4) == [{"OMP_NUM_THREADS": "2"}] * 4
+
+
+# All of it
+
+
+def run_main(monkeypatch, *words):
+    monkeypatch.setattr("sys.argv", ["reproduce", *map(str, words)])
+    return main()
+
+
+def test_a_reproduction_runs_what_is_missing_goes_on_after_a_kill_and_writes_what_was_played(
+    datasets, tmp_path, monkeypatch, capsys
+):
+    options = [*TINY, "--rollouts.every_n_updates=0", "--data.threads=1"]
+    words = ["multi-task", "--games=[breakout]", "--seeds=[0]", "--updates=4", "--episodes=2", f"--root={datasets}",
+             f"--output={tmp_path / 'out'}", f"--options={json.dumps(options)}"]  # fmt: skip
+    (first, *_) = plan(["multi-task"], settings(datasets, tmp_path, games=("breakout",), seeds=(0,), episodes=2,
+                                            options=tuple(options))).runs  # fmt: skip
+    halfway = [word.replace("max_steps=4", "max_steps=2") for word in first.words]
+    execute(Task(first.folder, tuple(halfway)))
+    (Path(first.folder) / "done.json").unlink()  # as if it had been killed after its checkpoint
+    assert run_main(monkeypatch, *words) == 0, capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert len(re.findall("^ended ", said, re.M)) == 2
+    text = (tmp_path / "out" / "RESULTS.md").read_text()
+    for part in ("python -m pd_lightning.reproduce multi-task", "## Losses", "## All runs", "## Differs from the paper",
+                 "2 runs of 4 updates, seeds 0, scored over 2 episodes", "![learning curves](curves.png)"):  # fmt: skip
+        assert part in text
+    run = read_run(run_folder(first))
+    assert (run.folder.name, run.student.updates) == ("version_1", 4)
+    assert "version_0/checkpoints/last.ckpt" in (Path(first.folder) / "log.txt").read_text()
+    assert f"| {np.mean(run.returns['breakout']):.1f} |" in text
+    assert run_main(monkeypatch, *words) == 0
+    assert len(re.findall("^done ", capsys.readouterr().err, re.M)) == 2
