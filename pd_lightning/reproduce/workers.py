@@ -1,4 +1,4 @@
-"""Who does the tasks: this machine's GPUs or cores, or a Ray cluster."""
+"""Who does the tasks: this machine's GPUs or cores."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import queue
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import Any
 
 import torch
 
@@ -59,48 +58,3 @@ def here(tasks: Sequence[Task], at_once: int, begun: Callable[[Task], None]) -> 
                 yield futures[future], future.result() if error is None else error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-def on_ray(tasks: Sequence[Task], address: str, begun: Callable[[Task], None]) -> Iterator[Outcome]:
-    """Does tasks on a Ray cluster whose nodes share this folder; Ray moves those of a node that dies to another.
-
-    Args:
-        tasks: what to do.
-        address: of the cluster, or "auto".
-        begun: called with each when it is handed over.
-
-    Raises:
-        TaskError: Ray is not installed, or the cluster is not there.
-    """
-    try:
-        import ray  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise TaskError("--ray needs Ray: pip install -e '.[ray]'") from None
-    try:
-        ray.init(address=address, ignore_reinit_error=True, log_to_driver=False, logging_level="warning")
-    except Exception as error:
-        raise TaskError(
-            f"--ray {address}: no cluster there ({str(error)[:160]}); start one with `ray start --head`"
-        ) from None
-    gpus = 1 if ray.cluster_resources().get("GPU") else 0
-    folder = os.getcwd()
-
-    @ray.remote(num_gpus=gpus, num_cpus=0 if gpus else 1, max_retries=5)
-    def work(task: Task) -> float:
-        os.chdir(folder)
-        return execute(task)
-
-    waiting: dict[Any, Task] = {}
-    for task in tasks:
-        begun(task)
-        waiting[work.remote(task)] = task
-    while waiting:
-        (ready, *_), _ = ray.wait(list(waiting))
-        task = waiting.pop(ready)
-        try:
-            yield task, ray.get(ready)
-        except ray.exceptions.RayTaskError as error:
-            cause = error.cause if isinstance(error.cause, TaskError) else TaskError(f"{task.name}: {error.cause}")
-            yield task, cause
-        except ray.exceptions.RayError as error:
-            yield task, TaskError(f"{task.name}: {type(error).__name__}, {str(error)[:160]}")
