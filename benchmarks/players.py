@@ -16,7 +16,7 @@ import torch
 
 from pd_lightning.atari import PROTOCOLS, action_meanings, build
 from pd_lightning.blocks import Header
-from pd_lightning.machine import keep_freed_memory
+from pd_lightning.machine import fastest_precision, keep_freed_memory
 from pd_lightning.pqn import PQN, ParallelPlay
 from pd_lightning.recording import header_of, record_shard
 from pd_lightning.teacher import load_teacher
@@ -110,21 +110,15 @@ def pqn_training(game: str, parallel: int, steps: int, root: str) -> float:
                 self.began = time.perf_counter()
             self.ended = time.perf_counter()
 
+    precision: Any = fastest_precision("auto")  # as `train.py` chooses it
     clock = Clock()
     trainer = pl.Trainer(
-        accelerator="cpu", devices=1, max_steps=warm + updates, precision=fastest(), gradient_clip_val=10.0,
+        accelerator="cpu", devices=1, max_steps=warm + updates, precision=precision, gradient_clip_val=10.0,
         callbacks=[clock], logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False,
     )  # fmt: skip
     trainer.fit(module, datamodule=data)
     return updates * per_update / (clock.ended - clock.began)
-
-
-def fastest() -> Any:
-    """The precision that `train.py` would choose."""
-    from pd_lightning.machine import fastest_precision
-
-    return fastest_precision("auto")
 
 
 Player = Callable[[str, int, int, str], float]

@@ -22,6 +22,11 @@ def fastest_precision(accelerator: str | object) -> str:
     return "bf16-mixed" if accelerator in ("auto", "cpu") and capable else "32-true"
 
 
+def chosen_device(name: str) -> str:
+    """What a `--device` means: auto is a GPU where there is one, everything else itself."""
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+
+
 def keep_freed_memory() -> bool:
     """Lets glibc keep freed memory for the next allocation, instead of giving it back to the system.
 

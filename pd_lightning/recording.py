@@ -18,7 +18,6 @@ from pathlib import Path
 
 import ale_py
 import numpy as np
-import torch
 from jsonargparse import auto_cli
 from rich.console import Console
 from rich.progress import (
@@ -35,7 +34,7 @@ from rich.table import Table
 from pd_lightning import __version__
 from pd_lightning.atari import FRAME_SKIP, STEPS_PER_HOUR, Protocol, action_meanings, check_game, named_protocol
 from pd_lightning.blocks import BLOCK, STACK, Header, Shard, ShardError, ShardTaken, ShardWriter
-from pd_lightning.machine import keep_freed_memory
+from pd_lightning.machine import chosen_device, keep_freed_memory
 from pd_lightning.rollout import Moment, episode_seeds, moments
 from pd_lightning.scores import interval
 from pd_lightning.teacher import Teacher, TeacherError, load_teacher
@@ -262,8 +261,7 @@ def record(
         raise ValueError(f"--check is {check}: it must be at least 0")
     rules = named_protocol(protocol)
     folder = Path(root) / check_game(game)
-    where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    agent = load_teacher(teacher or folder / "teacher.safetensors", game).to(where)
+    agent = load_teacher(teacher or folder / "teacher.safetensors", game).to(chosen_device(device))
     if fire is None and agent.fire:
         print(
             f"{game}: FIRE is pressed for the teacher, as it was trained; --fire false leaves it out", file=sys.stderr

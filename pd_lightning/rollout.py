@@ -204,7 +204,7 @@ def play(
     episodes: int = 30,
     seed: int = 0,
     *,
-    protocol: str = "paper",
+    protocol: str | Protocol = "paper",
     parallel: int = 32,
     fire: bool = False,
     share: tuple[int, int] = (0, 1),
@@ -217,7 +217,7 @@ def play(
         game: the game, in the emulator's snake case.
         episodes: how many, over all shares.
         seed: the same seed means the same episodes, whatever `parallel` and `share` are.
-        protocol: one of `pd_lightning.atari.PROTOCOLS`.
+        protocol: one of `pd_lightning.atari.PROTOCOLS`, or rules of one's own.
         parallel: how many games are played side by side.
         fire: press FIRE for the player at a start and after a lost life.
         share: (r, n): play only every n-th episode, starting with the r-th: what one of n processes does.
@@ -229,7 +229,7 @@ def play(
     >>> play(lambda states: torch.zeros(len(states), 6), "pong", episodes=2, parallel=2).values.shape
     (2,)
     """
-    rules = named_protocol(protocol)
+    rules = protocol if isinstance(protocol, Protocol) else named_protocol(protocol)
     seeds = episode_seeds(episodes, seed)[share[0] :: share[1]]
     values, steps = np.zeros(len(seeds)), np.zeros(len(seeds), np.int64)
     for moment in moments(policy, game, seeds.tolist(), rules, parallel=parallel, fire=fire):
@@ -238,4 +238,4 @@ def play(
         if on_episode:
             for value in values[moment.episodes[moment.ended]].tolist():
                 on_episode(value)
-    return Returns(game, protocol, values, steps, seeds, fire)
+    return Returns(game, rules.name, values, steps, seeds, fire)

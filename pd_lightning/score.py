@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from json import dumps
 
-import torch
 from jsonargparse import auto_cli
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from pd_lightning.machine import chosen_device
 from pd_lightning.rollout import Returns, episode_seeds, play
 from pd_lightning.teacher import TeacherError, load_teacher
 from pd_lightning.tryout import references
@@ -44,8 +44,7 @@ def score(
     """
     if episodes < 1 or seed < 0:
         raise ValueError(f"--episodes is {episodes}, --seed {seed}: choose at least 1, and at least 0")
-    where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    agent = load_teacher(teacher, game).to(where)
+    agent = load_teacher(teacher, game).to(chosen_device(device))
     pressed = agent.fire if fire is None else fire
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("episodes"),
                TimeElapsedColumn(), TimeRemainingColumn())  # fmt: skip

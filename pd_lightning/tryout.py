@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from pd_lightning.atari import action_meanings, named_protocol
-from pd_lightning.rollout import Returns, episode_seeds, moments
+from pd_lightning.rollout import Returns, play
 from pd_lightning.scores import SCORES
 from pd_lightning.teacher import Teacher
 
 TRYOUT_SEEDS = 5
-"""First part of the key of these episodes' seeds: they are neither recorded nor do they make a score."""
+"""Key of these episodes' seeds: they are neither recorded nor do they make a score."""
 FRAMES = 18_000
 """Emulator frames after which an episode is cut here: five minutes of play, which tell enough."""
 LIKE_RANDOM = 0.1
@@ -36,14 +35,10 @@ def try_out(teacher: Teacher, protocol: str, fire: bool, episodes: int, on_episo
     """
     rules = named_protocol(protocol)
     rules = replace(rules, frame_limit=min(rules.frame_limit, FRAMES))
-    seeds = episode_seeds(episodes, TRYOUT_SEEDS)
-    values, steps = np.zeros(episodes), np.zeros(episodes, np.int64)
-    for moment in moments(teacher, teacher.game, seeds.tolist(), rules, parallel=episodes, fire=fire):
-        values[moment.episodes] += moment.rewards
-        steps[moment.episodes] += 1
-        for _ in range(int(moment.ended.sum())):
-            on_episode()
-    return Returns(teacher.game, protocol, values, steps, seeds, fire)
+    return play(
+        teacher, teacher.game, episodes, TRYOUT_SEEDS, protocol=rules, parallel=episodes, fire=fire,
+        on_episode=lambda value: on_episode(),
+    )  # fmt: skip
 
 
 def plays_like_random(game: str, score: float) -> bool:

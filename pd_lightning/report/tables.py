@@ -56,9 +56,9 @@ def measure(runs: Iterable[Run], teachers: Callable[[Student, str], np.ndarray])
     }
 
 
-def percent(value: float, digits: int = 1) -> str:
+def percent(value: float) -> str:
     """A percentage, or a dash."""
-    return "-" if math.isnan(value) else f"{value:.{digits}f}%"
+    return "-" if math.isnan(value) else f"{value:.1f}%"
 
 
 def spread(low: float, high: float) -> str:
@@ -119,21 +119,20 @@ def comparison(students: Mapping[str, Mapping[str, Measure]]) -> str:
     return markdown(["game", "teacher", *students], rows)
 
 
-def columns(measures: Measures, label: Key, same: Callable[[Student], Student], least: int = 2) -> list[tuple]:
-    """Groups of students of single games that differ in one thing, each as (student, {label: {game: measure}}).
+def columns(measures: Measures, label: Key, same: Callable[[Student], Student]) -> list[tuple]:
+    """Two or more students of single games that differ in one thing: (student, {label: {game: measure}}) each.
 
     Args:
         measures: all.
         label: in what they differ.
         same: a student without that, and without its game.
-        least: labels of a group that is worth a table.
     """
     groups: dict[Student, dict[str, dict[str, Measure]]] = {}
     for student, games in measures.items():
         if len(student.games) == 1:
             column = groups.setdefault(replace(same(student), games=()), {}).setdefault(str(label(student)), {})
             column.update(games)
-    return [(student, group) for student, group in groups.items() if len(group) >= least]
+    return [(student, group) for student, group in groups.items() if len(group) > 1]
 
 
 def about(student: Student, *without: str) -> str:

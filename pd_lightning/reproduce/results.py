@@ -16,7 +16,7 @@ from pd_lightning.report.charts import learning_curves, score_against_size
 from pd_lightning.report.runs import read_run
 from pd_lightning.report.tables import measure, report, write_csv
 from pd_lightning.reproduce.plans import Settings
-from pd_lightning.reproduce.tasks import DONE, Task, run_folder
+from pd_lightning.reproduce.tasks import DONE, Task, run_folder, write_whole
 
 DIFFERENCES = """\
 - Teachers are PQN's, not DQN's, and scored from no-op starts: absolute scores do not compare with the paper's, shares
@@ -59,9 +59,7 @@ def write_results(tasks: Sequence[Task], settings: Settings, command: str) -> Pa
         ]
     )
     path = output / "RESULTS.md"
-    part = path.with_name(".RESULTS.md.part")
-    part.write_text(text + "\n")
-    part.replace(path)
+    write_whole(path, text + "\n")
     return path
 
 

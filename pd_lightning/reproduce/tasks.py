@@ -109,7 +109,7 @@ def execute(task: Task, environment: Mapping[str, str] | None = None) -> float:
         raise TaskError(
             f"{task.name}: exit status {status}, {_last_line(folder / 'log.txt')}; see {folder / 'log.txt'}"
         )
-    _write_whole(folder / DONE, json.dumps({**asdict(task), "seconds": spent}, indent=2) + "\n")
+    write_whole(folder / DONE, json.dumps({**asdict(task), "seconds": spent}, indent=2) + "\n")
     return spent
 
 
@@ -134,11 +134,12 @@ def _add_seconds(folder: Path, seconds: float) -> float:
     """Keeps count over attempts."""
     path = folder / "seconds.txt"
     before = float(path.read_text()) if path.is_file() else 0.0
-    _write_whole(path, f"{before + seconds:.1f}\n")
+    write_whole(path, f"{before + seconds:.1f}\n")
     return before + seconds
 
 
-def _write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file, whole or not at all."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
     part.write_text(text)
     part.replace(path)
