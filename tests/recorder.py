@@ -16,15 +16,15 @@ from pathlib import Path
 
 import torch
 
-from pd_lightning import recording
 from pd_lightning.atari import PROTOCOLS, Protocol
 from pd_lightning.blocks import ShardError, ShardWriter, writing
+from pd_lightning.recording import command, filling, record, shards
 
 TRACED = {"__enter__", "_claim", "finish", "_release", "__exit__"}  # of ShardWriter
 
 
 def remember_play() -> None:
-    play, played = recording.moments, {}
+    play, played = shards.moments, {}
 
     def moments(policy, game, seeds, *rules, **options):
         first = next(seeds)  # tells the shards apart
@@ -37,8 +37,8 @@ def remember_play() -> None:
             yield moment
         played[first] = seen
 
-    recording.moments = moments
-    recording.load_teacher = functools.cache(recording.load_teacher)
+    shards.moments = moments
+    command.load_teacher = functools.cache(command.load_teacher)
 
 
 def die() -> None:
@@ -73,7 +73,7 @@ def die_writing(shard: int, share: float) -> None:
     ShardWriter._image = image
 
 
-def record(root: str, line: int | None = None, half: tuple[int, float] | None = None, limit: int | None = None) -> int:
+def run(root: str, line: int | None = None, half: tuple[int, float] | None = None, limit: int | None = None) -> int:
     """The command without its parser; its output goes to a file in the root."""
     log = os.open(Path(root) / f"{os.getpid()}.log", os.O_CREAT | os.O_WRONLY)
     os.dup2(log, 1)
@@ -85,7 +85,7 @@ def record(root: str, line: int | None = None, half: tuple[int, float] | None = 
     if limit is not None:  # bytes that a file may have: as on a full disk, a part is written before the error
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     try:
-        recording.record("pong", 2.0, root, sys.argv[1], "short", parallel=2, check=0)
+        record("pong", 2.0, root, sys.argv[1], "short", parallel=2, check=0)
     except ShardError as error:
         print(f"error: {error}")
         return 1
@@ -97,7 +97,7 @@ def start(root: str, **faults) -> int:
         return process
     status = 99
     try:
-        status = record(root, **faults)
+        status = run(root, **faults)
         sys.stdout.flush()
     finally:
         os._exit(status)
@@ -106,13 +106,13 @@ def start(root: str, **faults) -> int:
 def main() -> None:
     torch.set_num_threads(1)  # its threads would be missing in the processes that are started from here
     PROTOCOLS["short"] = Protocol("short", epsilon=0.3, frame_limit=200)  # 50 steps an episode: blocks of 32 and 18
-    recording.STEPS_PER_HOUR = 60  # reached by two games at once: 100 steps
-    recording.PATIENCE = 0.01
+    command.STEPS_PER_HOUR = 60  # reached by two games at once: 100 steps
+    filling.PATIENCE = 0.01
     remember_play()
     for line in sys.stdin:
         match json.loads(line):
             case {"play": root}:
-                answer = recording.record("pong", 2.0, root, sys.argv[1], "short", parallel=2, check=0)[0].n_blocks
+                answer = record("pong", 2.0, root, sys.argv[1], "short", parallel=2, check=0)[0].n_blocks
             case {"start": root, **faults}:
                 answer = start(root, **faults)
             case {"wait": process}:

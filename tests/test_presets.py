@@ -14,6 +14,7 @@ from pd_lightning.cli import PRESETS, main
 
 FILES = sorted(PRESETS.glob("*.yaml"))
 GROUPS = {"trainer": pl.Trainer, "rollouts": Rollouts, "checkpoint": Checkpoint, "film": Film}
+DEFAULTS = yaml.safe_load((PRESETS / "default.yaml").read_text())
 NAMES = [file.stem for file in FILES]
 
 
@@ -61,7 +62,7 @@ def test_every_option_of_a_preset_is_an_argument_of_the_class_that_it_configures
     content = yaml.safe_load(file.read_text())
     for group in ("model", "data"):
         if group in content:
-            constructor = locate(content[group]["class_path"])
+            constructor = locate(content[group].get("class_path", DEFAULTS[group]["class_path"]))
             assert callable(constructor)
             inspect.signature(constructor).bind_partial(**content[group].get("init_args", {}))
     for group in content.keys() & GROUPS.keys():

@@ -16,10 +16,11 @@ from conftest import short_play, tiny_network
 from gymnasium.vector import AutoresetMode
 from rich.console import Console
 
-from pd_lightning import recording
 from pd_lightning.atari import PROTOCOLS, Protocol
 from pd_lightning.blocks import Shard, ShardError, ShardWriter, find_shards
-from pd_lightning.recording import RECORDING_SEEDS, BlockBuilder, record, record_shard, summary
+from pd_lightning.recording import RECORDING_SEEDS, BlockBuilder, filling, record, record_shard, summary
+from pd_lightning.recording import command as command_line
+from pd_lightning.recording.__main__ import main
 from pd_lightning.rollout import Moment, episode_seeds
 from pd_lightning.teacher import TeacherError, load_teacher, save_teacher
 
@@ -197,7 +198,7 @@ def test_episodes_of_any_length_are_cut_into_blocks_that_give_back_every_state(t
 def short(monkeypatch):
     """A protocol of 75 steps an episode, and hours of 150 steps."""
     monkeypatch.setitem(PROTOCOLS, "short", SHORT)
-    monkeypatch.setattr(recording, "STEPS_PER_HOUR", 150)
+    monkeypatch.setattr(command_line, "STEPS_PER_HOUR", 150)
 
 
 def command(teachers, root, hours=1.0, **other: Any):
@@ -217,7 +218,7 @@ def hour(tmp_path_factory, teachers):
     root = tmp_path_factory.mktemp("hour")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PROTOCOLS, "short", SHORT)
-        patch.setattr(recording, "STEPS_PER_HOUR", 150)
+        patch.setattr(command_line, "STEPS_PER_HOUR", 150)
         command(teachers, root)
     return root
 
@@ -257,17 +258,17 @@ def test_shards_of_another_command_are_refused_by_name(tmp_path, teachers, short
 
 KILLED = """
 import os, signal, sys
-from pd_lightning import recording
+from pd_lightning.recording import BlockBuilder, command, record
 from pd_lightning.atari import PROTOCOLS, Protocol
 PROTOCOLS["short"] = Protocol("short", epsilon=0.3, frame_limit=300)
-recording.STEPS_PER_HOUR = 150
-play = recording.BlockBuilder.add
+command.STEPS_PER_HOUR = 150
+play = BlockBuilder.add
 def add(builder, moment):
     play(builder, moment)
     if builder.steps >= 100:  # a block is written, others are open
         os.kill(os.getpid(), signal.SIGKILL)
-recording.BlockBuilder.add = add
-recording.record("pong", 1.0, sys.argv[1], sys.argv[2], "short", parallel=2, check=0)
+BlockBuilder.add = add
+record("pong", 1.0, sys.argv[1], sys.argv[2], "short", parallel=2, check=0)
 """
 
 
@@ -293,7 +294,7 @@ def test_a_killed_recording_leaves_no_shard_and_the_same_command_ends_with_the_s
 def meanwhile(monkeypatch, happens):
     """Lets something happen, once, when a recorder has nothing to do but to wait for another."""
     happening = iter([happens])
-    monkeypatch.setattr(recording.time, "sleep", lambda seconds: next(happening)())
+    monkeypatch.setattr(filling.time, "sleep", lambda seconds: next(happening)())
 
 
 def header_of(hour, **other):
@@ -402,7 +403,7 @@ def test_the_table_says_what_was_recorded(datasets):
 
 def test_the_command_line_complains_in_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["recording", "--game", "pong", "--root", str(tmp_path)])
-    assert recording.main() == 1
+    assert main() == 1
     error = capsys.readouterr().err
     assert error.startswith(f"error: {tmp_path}/pong/teacher.safetensors: there is no such file; train a teacher")
     assert error.count("\n") == 1

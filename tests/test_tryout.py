@@ -8,8 +8,9 @@ import torch
 from conftest import tiny_network
 from rich.console import Console
 
-from pd_lightning import recording, tryout
+from pd_lightning import tryout
 from pd_lightning.atari import PROTOCOLS, Protocol
+from pd_lightning.recording import command as command_line
 from pd_lightning.recording import record
 from pd_lightning.rollout import Returns
 from pd_lightning.scores import SCORES
@@ -109,9 +110,9 @@ def test_episodes_are_cut_after_five_minutes_and_the_table_says_so(monkeypatch):
 
 def test_a_recording_that_goes_on_is_not_preceded_by_a_tryout(tmp_path, teachers, monkeypatch):
     monkeypatch.setitem(PROTOCOLS, "short", Protocol("short", epsilon=0.3, frame_limit=300))
-    monkeypatch.setattr(recording, "STEPS_PER_HOUR", 150)
+    monkeypatch.setattr(command_line, "STEPS_PER_HOUR", 150)
     tried = []
-    monkeypatch.setattr(recording, "show_tryout", lambda agent, *rules: tried.append(rules[:3]))
+    monkeypatch.setattr(command_line, "show_tryout", lambda agent, *rules: tried.append(rules[:3]))
 
     def command(**options):
         record("pong", 1.0, str(tmp_path), str(teachers["pong"]), "short", parallel=2, **options)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import numpy as np
 from jsonargparse import ArgumentParser
 
-from pd_lightning.blocks import Shard, ShardError
-from pd_lightning.datamodule import open_game
-from pd_lightning.report.runs import ReportError, Run, Student, check_distinct, read_run
+from pd_lightning.blocks import ShardError
+from pd_lightning.report.recorded import recordings_of, teacher_of
+from pd_lightning.report.runs import ReportError, Run, check_distinct, read_run
 from pd_lightning.report.tables import measure, report, write_csv
 
 
@@ -32,19 +31,6 @@ def runs_in(folders: list[Path]) -> list[Run]:
     return runs
 
 
-def recorded_returns(root: Path, runs: list[Run]) -> dict[str, list[Shard]]:
-    """The recordings of the games that were played, where there are any."""
-    games = sorted({game for run in runs for game in run.student.games})
-    return {game: open_game(root / game, game, allow_mixed=False) for game in games if (root / game).is_dir()}
-
-
-def teacher_of(shards: dict[str, list[Shard]], student: Student, game: str) -> np.ndarray:
-    """Returns of a teacher's recorded episodes, if they were played by the rules of the student's rollouts."""
-    found = shards.get(game, [])
-    fits = found and found[0].header.protocol == student.protocol and student.fire in (None, found[0].header.fire)
-    return np.concatenate([shard.returns for shard in found]) if fits else np.empty(0)
-
-
 def main() -> int:
     """The command line."""
     parser = ArgumentParser(
@@ -60,7 +46,7 @@ def main() -> int:
     options = parser.parse_args()
     try:
         runs = runs_in(options.runs)
-        shards = recorded_returns(options.root, runs)
+        shards = recordings_of(options.root, runs)
     except (ReportError, ShardError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -10,15 +10,16 @@ from jsonargparse import auto_cli
 from rich.console import Console
 
 from pd_lightning.blocks import ShardError
+from pd_lightning.cluster import ClusterError
 from pd_lightning.reproduce.plans import EXPERIMENTS, Settings, plan
 from pd_lightning.reproduce.results import write_results
 from pd_lightning.reproduce.tasks import Task, TaskError
-from pd_lightning.reproduce.workers import Outcome, here
+from pd_lightning.reproduce.workers import Outcome, here, on_cluster
 
 Experiment = Literal["losses", "compression", "multi-task", "temperature", "all"]
 
 
-def show(tasks: tuple[Task, ...], at_once: int, console: Console) -> list[Outcome]:
+def show(tasks: tuple[Task, ...], ray: str | None, at_once: int, console: Console) -> list[Outcome]:
     """Does what is missing, a line for each task as it begins and ends; returns what failed."""
     missing = [task for task in tasks if not task.done]
     for task in tasks:
@@ -29,7 +30,8 @@ def show(tasks: tuple[Task, ...], at_once: int, console: Console) -> list[Outcom
         console.print(f"begins    {task.name}  ({task.folder}/log.txt)", highlight=False, soft_wrap=True)
 
     failed = []
-    for number, (task, seconds) in enumerate(here(missing, at_once, begun), 1):
+    outcomes = on_cluster(ray, missing, begun) if ray and missing else here(missing, at_once, begun)
+    for number, (task, seconds) in enumerate(outcomes, 1):
         if isinstance(seconds, TaskError):
             failed.append((task, seconds))
             console.print(f"failed    {seconds}", highlight=False, soft_wrap=True)
@@ -50,6 +52,7 @@ def reproduce(
     root: str = "datasets",
     output: str = "reproduction",
     at_once: int = 0,
+    ray: str | None = None,
     options: list[str] = [],  # noqa: B006 (never changed)
 ) -> int:
     """Runs what is missing of an experiment of the paper, and writes tables, pictures and how they came about.
@@ -67,6 +70,8 @@ def reproduce(
         root: folder of the datasets.
         output: folder of all runs, and of RESULTS.md, report.csv and the pictures.
         at_once: runs at once on this machine (default: one a GPU, or one).
+        ray: address of a Ray cluster that does the runs, each on a GPU, or a core if it has none: HOST:6379, or auto;
+            its machines must see the same folders (needs `pip install -e '.[ray]'`).
         options: more of `python train.py fit`, for every run, as '[--data.batch_size=128]'.
     """
     console = Console(stderr=True)
@@ -76,10 +81,10 @@ def reproduce(
         hours or (1.0 if quick else 4.0), tuple(options),
     )  # fmt: skip
     planned = plan(names, settings)
-    failed = show(planned.recordings, at_once, console)
+    failed = show(planned.recordings, ray, at_once, console)
     if failed:
         return 1
-    failed = show(planned.runs, at_once, console)
+    failed = show(planned.runs, ray, at_once, console)
     ended = [task for task in planned.runs if task.done]
     if ended:
         path = write_results(ended, settings, " ".join(["python -m pd_lightning.reproduce", *sys.argv[1:]]))
@@ -91,7 +96,7 @@ def main() -> int:
     """The command line."""
     try:
         return int(auto_cli(reproduce, prog="python -m pd_lightning.reproduce"))  # pyright: ignore[reportArgumentType]
-    except (TaskError, ShardError, ValueError) as error:
+    except (ClusterError, TaskError, ShardError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from pd_lightning.report.__main__ import recorded_returns, teacher_of
 from pd_lightning.report.charts import learning_curves, score_against_size
+from pd_lightning.report.recorded import recordings_of, teacher_of
 from pd_lightning.report.runs import read_run
 from pd_lightning.report.tables import measure, report, write_csv
 from pd_lightning.reproduce.plans import Settings
@@ -41,7 +41,7 @@ def write_results(tasks: Sequence[Task], settings: Settings, command: str) -> Pa
     """
     output = Path(settings.output)
     runs = [read_run(run_folder(task)) for task in tasks]
-    shards = recorded_returns(Path(settings.root), runs)
+    shards = recordings_of(Path(settings.root), runs)
     measures = measure(runs, lambda student, game: teacher_of(shards, student, game))
     curves = learning_curves(runs, measures, output / "curves.png")
     sizes = score_against_size(measures, output / "sizes.png")

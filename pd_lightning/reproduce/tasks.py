@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -14,6 +16,10 @@ from pathlib import Path
 
 DONE = "done.json"
 """Appears in a task's folder, whole, when its command has ended well."""
+
+
+LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+PR_SET_PDEATHSIG = 1  # sys/prctl.h
 
 
 class TaskError(RuntimeError):
@@ -64,7 +70,8 @@ class Task:
 def execute(task: Task, environment: Mapping[str, str] | None = None) -> float:
     """Does a task, or nothing if it is done. Its output goes to `log.txt` in its folder.
 
-    The command holds a lock on the folder: if only this process is killed, nobody begins a second one beside it.
+    Killed with it is the command, on Linux; elsewhere it goes on alone, with a lock on the folder, and nobody begins a
+    second one beside it.
 
     Args:
         task: what to do.
@@ -98,6 +105,7 @@ def execute(task: Task, environment: Mapping[str, str] | None = None) -> float:
             stderr=subprocess.STDOUT,
             env={**os.environ, **(environment or {})},
             pass_fds=[lock.fileno()],
+            preexec_fn=_die_with_parent if LIBC else None,
         )
         try:
             status = process.wait()
@@ -111,6 +119,12 @@ def execute(task: Task, environment: Mapping[str, str] | None = None) -> float:
         )
     write_whole(folder / DONE, json.dumps({**asdict(task), "seconds": spent}, indent=2) + "\n")
     return spent
+
+
+def _die_with_parent() -> None:
+    """In the command, before it begins: the kernel kills it when the thread that waits for it is no more."""
+    assert LIBC is not None
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _last_line(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Who does the tasks: this machine's GPUs or cores."""
+"""Who does the tasks: this machine's GPUs or cores, or a cluster."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 
 import torch
 
+from pd_lightning.cluster import ClusterError, on_ray
 from pd_lightning.reproduce.tasks import Task, TaskError, execute
 
 Outcome = tuple[Task, float | TaskError]
@@ -26,6 +27,23 @@ def places(at_once: int) -> list[dict[str, str]]:
     if gpus:
         return [{"CUDA_VISIBLE_DEVICES": str(number % gpus)} for number in range(count)]
     return [{"OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // count, 1))} if count > 1 else {} for _ in range(count)]
+
+
+def on_cluster(address: str, tasks: Sequence[Task], begun: Callable[[Task], None]) -> Iterator[Outcome]:
+    """Does tasks on a Ray cluster, and yields them as they end; one that fails stops no other.
+
+    Args:
+        address: see `pd_lightning.cluster.on_ray`.
+        tasks: what to do.
+        begun: called with each as it is handed over.
+
+    Raises:
+        ClusterError: there is no cluster.
+    """
+    for task in tasks:
+        begun(task)
+    for task, outcome in on_ray(address, execute, tasks):
+        yield task, TaskError(f"{task.name}: {outcome}") if isinstance(outcome, ClusterError) else outcome
 
 
 def here(tasks: Sequence[Task], at_once: int, begun: Callable[[Task], None]) -> Iterator[Outcome]:

@@ -1,0 +1,151 @@
+"""A folder is filled with shards: by this process, by several that share the work, or by a cluster."""
+
+from __future__ import annotations
+
+import itertools
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.progress import Progress, TaskID
+
+from pd_lightning.blocks import Header, Shard, ShardError, ShardTaken
+from pd_lightning.cluster import on_ray
+from pd_lightning.machine import chosen_device
+from pd_lightning.recording.shards import check_same, record_shard
+from pd_lightning.teacher import Teacher, load_teacher
+
+PATIENCE = 0.5
+"""Seconds between two looks at a shard that another process is recording."""
+
+
+def shard_path(folder: Path, plan: Header) -> Path:
+    """Where a shard of a game's folder lies."""
+    return folder / f"{plan.shard:04d}.h5"
+
+
+def show_steps(progress: Progress, name: str, goal: int) -> Callable[[int], None]:
+    """A function that counts the steps of a shard, and shows them as a bar from the first on."""
+    bar: TaskID | None = None
+
+    def step(count: int) -> None:
+        nonlocal bar
+        if bar is None:
+            bar = progress.add_task(name, total=goal, unit="steps", rate="")
+        speed = progress.tasks[bar].speed
+        progress.update(bar, advance=count, rate=f"{speed:,.0f}/s" if speed else "")
+
+    return step
+
+
+def fill(agent: Teacher, folder: Path, plans: list[Header], progress: Progress) -> list[Shard]:
+    """Keeps the shards that are there, records those that nobody else is recording, waits for those that others are.
+
+    Args:
+        agent: who plays.
+        folder: the game's.
+        plans: what each shard is to be; they differ in number and goal.
+        progress: gets a line for each shard, and a bar for each that is recorded here.
+
+    Raises:
+        ShardError: a shard that is there is of another recording, or one cannot be written.
+    """
+    shards: dict[int, Shard] = {}
+    busy: set[Path] = set()
+    while missing := {shard_path(folder, plan): plan for plan in plans if plan.shard not in shards}:
+        finished = [path for path in missing if path.exists()]
+        for path in finished:
+            shard = Shard(path)
+            check_same(path, shard.header, missing[path])
+            shards[missing[path].shard] = shard
+            progress.console.out(f"kept     {path}")
+        if finished:
+            continue
+        # Only a finished shard tells whether another process records the same as this one. So the first is waited for.
+        for path, plan in itertools.islice(missing.items(), None if shards else 1):
+            try:
+                on_step = show_steps(progress, f"{plan.game} {path.name}", plan.steps_goal)
+                shards[plan.shard] = record_shard(agent, path, plan, on_step)
+            except ShardTaken:
+                if path not in busy:
+                    progress.console.out(f"busy     {path}: another process is recording it")
+                    busy.add(path)
+            else:
+                progress.console.out(f"recorded {path}")
+                break  # and look again: others may have finished theirs
+        else:
+            time.sleep(PATIENCE)
+    return [shards[plan.shard] for plan in plans]
+
+
+@dataclass(frozen=True)
+class Order:
+    """A shard that some machine of a cluster is to record.
+
+    Attributes:
+        path: the shard.
+        header: what it is to be.
+        teacher: a file, or a name on the Hugging Face Hub.
+        device: where the teacher runs.
+    """
+
+    path: Path
+    header: Header
+    teacher: str
+    device: str
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+def record_order(order: Order) -> None:
+    """Records a shard, unless it is there or somebody else records it.
+
+    Raises:
+        ShardError: it cannot be written, or this machine has another teacher under that name.
+    """
+    agent = load_teacher(order.teacher, order.header.game).to(chosen_device(order.device))
+    if agent.sha256 != order.header.teacher_sha256:
+        raise ShardError(
+            f"{order.path}: teacher_sha256 is to be {order.header.teacher_sha256}, {order.teacher} on "
+            f"{platform.node()} has {agent.sha256}; all machines of the cluster must see the same folders"
+        )
+    while not order.path.exists():
+        try:
+            record_shard(agent, order.path, order.header, lambda steps: None)
+        except ShardTaken:
+            time.sleep(PATIENCE)
+
+
+def fill_on_ray(address: str, orders: list[Order], progress: Progress) -> list[Shard]:
+    """Keeps the shards that are there, and has a cluster record the others, each a task of its own.
+
+    Args:
+        address: of the cluster, see `on_ray`.
+        orders: all shards.
+        progress: gets a bar of shards.
+
+    Raises:
+        ShardError: a shard that is there is of another recording, or one cannot be written.
+        TeacherError: a machine cannot load the teacher.
+        ClusterError: there is no cluster.
+    """
+    missing = []
+    for order in orders:
+        if order.path.exists():
+            check_same(order.path, Shard(order.path).header, order.header)
+            progress.console.out(f"kept     {order.path}")
+        else:
+            missing.append(order)
+    bar = progress.add_task("shards", total=len(orders), completed=len(orders) - len(missing), unit="", rate="")
+    for order, error in on_ray(address, record_order, missing) if missing else ():
+        if error:
+            raise error
+        progress.console.out(f"recorded {order.path}")
+        progress.advance(bar)
+    shards = [Shard(order.path) for order in orders]
+    for order, shard in zip(orders, shards, strict=True):
+        check_same(order.path, shard.header, order.header)
+    return shards

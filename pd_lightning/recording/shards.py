@@ -1,0 +1,142 @@
+"""One shard: what its header says is played, and written in blocks."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import ale_py
+import numpy as np
+
+from pd_lightning import __version__
+from pd_lightning.atari import FRAME_SKIP, Protocol, action_meanings, named_protocol
+from pd_lightning.blocks import BLOCK, STACK, Header, Shard, ShardError, ShardWriter
+from pd_lightning.rollout import Moment, episode_seeds, moments
+from pd_lightning.teacher import Teacher
+
+RECORDING_SEEDS = 4
+"""First part of the key of recorded episodes' seeds: they are never the seeds of a score."""
+
+
+def header_of(teacher: Teacher, rules: Protocol, parallel: int, seed: int = 0, fire: bool = False) -> Header:
+    """What is known of a recording before it begins; number and length of the shard are yet to be said.
+
+    Args:
+        teacher: who plays.
+        rules: of play.
+        parallel: games played side by side.
+        seed: of the episodes.
+        fire: press FIRE for the teacher at a start and after each lost life.
+    """
+    return Header(
+        game=teacher.game,
+        action_meanings=action_meanings(teacher.game),
+        protocol=rules.name,
+        frame_skip=FRAME_SKIP,
+        max_pool=True,
+        stack=STACK,
+        noop_max=rules.noop_max,
+        fire=fire,
+        sticky=rules.sticky,
+        epsilon=rules.epsilon,
+        frame_limit=rules.frame_limit,
+        seed=seed,
+        shard=0,
+        parallel_games=parallel,
+        steps_goal=0,
+        versions={"pd_lightning": __version__, "ale_py": ale_py.__version__},
+        teacher=teacher.name,
+        teacher_sha256=teacher.sha256,
+        outputs=teacher.outputs,
+    )
+
+
+class BlockBuilder:
+    """Cuts an episode that arrives step by step into blocks.
+
+    Args:
+        writer: who takes the blocks.
+    """
+
+    def __init__(self, writer: ShardWriter) -> None:
+        self._writer = writer
+        self._open: dict[int, list[tuple[np.ndarray, np.ndarray, int, float]]] = {}
+        self.returns: dict[int, float] = {}
+        self.steps = 0
+
+    def add(self, moment: Moment) -> None:
+        """Takes one decision of every game that is being played."""
+        for row, episode in enumerate(moment.episodes.tolist()):
+            block = self._open.setdefault(episode, [])
+            # A block's first step brings all 4 frames of its state, the others only their newest.
+            frames = moment.states[row] if not block else moment.states[row, -1:]
+            block.append((frames, moment.outputs[row], int(moment.actions[row]), float(moment.rewards[row])))
+            self.returns[episode] = self.returns.get(episode, 0.0) + block[-1][3]
+            self.steps += 1
+            if len(block) == BLOCK or moment.ended[row]:
+                self._flush(episode)
+
+    def _flush(self, episode: int) -> None:
+        """Hands an episode's running block to the writer."""
+        frames, q_values, actions, rewards = zip(*self._open.pop(episode), strict=True)
+        self._writer.add(
+            np.concatenate(frames),
+            np.stack(q_values).astype(np.float32),
+            np.array(actions, np.uint8),
+            np.array(rewards, np.float32),
+            episode,
+        )
+
+
+def record_shard(teacher: Teacher, path: Path, header: Header, on_step: Callable[[int], None]) -> Shard:
+    """Plays and writes one shard.
+
+    Args:
+        teacher: who plays.
+        path: the file; it appears when it is whole.
+        header: what is known beforehand; says the rules, the seeds and when to stop.
+        on_step: called with the number of steps since the last call.
+
+    Raises:
+        ShardTaken: the file exists, or somebody else is writing it.
+        ShardError: the file cannot be written.
+    """
+    rules = replace(
+        named_protocol(header.protocol),
+        epsilon=header.epsilon,
+        noop_max=header.noop_max,
+        frame_limit=header.frame_limit,
+        sticky=header.sticky,
+    )
+    with ShardWriter(path, header) as writer:
+        blocks = BlockBuilder(writer)
+
+        def seeds() -> Iterator[int]:
+            for episode in itertools.count():
+                if blocks.steps >= header.steps_goal:
+                    return
+                yield int(episode_seeds(1, RECORDING_SEEDS, header.seed, header.shard, episode)[0])
+
+        playing = moments(teacher, header.game, seeds(), rules, parallel=header.parallel_games, fire=header.fire)
+        for moment in playing:
+            blocks.add(moment)
+            on_step(len(moment.episodes))
+        writer.finish([blocks.returns[episode] for episode in range(len(blocks.returns))])
+    return Shard(path)
+
+
+def check_same(path: Path, found: Header, wanted: Header) -> None:
+    """A finished shard may only be kept if the same command would write it again.
+
+    Raises:
+        ShardError: a field differs; the message names it.
+    """
+    for field in ("game", "protocol", "epsilon", "noop_max", "frame_limit", "sticky", "fire", "seed", "shard",
+                  "steps_goal", "parallel_games", "teacher_sha256", "outputs"):  # fmt: skip
+        if getattr(found, field) != getattr(wanted, field):
+            raise ShardError(
+                f"{path}: {field} is {getattr(found, field)}, this recording's is {getattr(wanted, field)}; "
+                "delete the file to record it again, or record to another --root"
+            )

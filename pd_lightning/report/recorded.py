@@ -1,0 +1,24 @@
+"""What the teachers of a report's games scored: the episodes that were recorded of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from pd_lightning.blocks import Shard
+from pd_lightning.datamodule import open_game
+from pd_lightning.report.runs import Run, Student
+
+
+def recordings_of(root: Path, runs: list[Run]) -> dict[str, list[Shard]]:
+    """The recordings of the games that were played, where there are any."""
+    games = sorted({game for run in runs for game in run.student.games})
+    return {game: open_game(root / game, game, allow_mixed=False) for game in games if (root / game).is_dir()}
+
+
+def teacher_of(shards: dict[str, list[Shard]], student: Student, game: str) -> np.ndarray:
+    """Returns of a teacher's recorded episodes, if they were played by the rules of the student's rollouts."""
+    found = shards.get(game, [])
+    fits = found and found[0].header.protocol == student.protocol and student.fire in (None, found[0].header.fire)
+    return np.concatenate([shard.returns for shard in found]) if fits else np.empty(0)
