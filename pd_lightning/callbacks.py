@@ -102,8 +102,12 @@ class Rollouts(Callback):
         module.eval()
         games = module.policies()  # pyright: ignore[reportCallIssue]
         self.scores = {game: self._score(trainer, module, game, policy, stage) for game, policy in games.items()}
+        teachers = self._score_teachers(trainer, module, stage)
         module.train(training)
         metrics = rollout_metrics(self.scores, teachers_of(trainer.datamodule, self.scores))  # pyright: ignore[reportAttributeAccessIssue]
+        for game, returns in teachers.items():
+            metrics[f"rollout/{game}/teacher_return"] = returns.mean
+            metrics[f"rollout/{game}/teacher_return_std"] = returns.std
         for logger in trainer.loggers:
             logger.log_metrics(metrics, updates)
         trainer.callback_metrics.update({key: torch.tensor(value) for key, value in metrics.items()})
@@ -113,9 +117,23 @@ class Rollouts(Callback):
         folder = trainer.log_dir  # asks all ranks
         if trainer.is_global_zero and folder and trainer.loggers:
             append_returns(Path(folder) / "returns.csv", updates, self.scores)
-        for game, returns in self.scores.items() if trainer.is_global_zero else ():
-            low, high = returns.interval
-            log.info(f"update {updates:,}: {game} {returns.mean:.1f} (95% interval {low:.1f} to {high:.1f})")
+            if teachers:
+                append_returns(Path(folder) / "teacher_returns.csv", updates, teachers)
+        for player, scores in (("", self.scores), (", the teacher", teachers)) if trainer.is_global_zero else ():
+            for game, returns in scores.items():
+                low, high = returns.interval
+                log.info(
+                    f"update {updates:,}: {game}{player} {returns.mean:.1f} (95% interval {low:.1f} to {high:.1f})"
+                )
+
+    def _score_teachers(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> dict[str, Returns]:
+        """Scores teachers that were not recorded, in the same episodes; live data know which."""
+        data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        unscored = getattr(data, "unscored_teachers", dict)()
+        found = {game: self._score(trainer, module, game, policy, stage) for game, policy in unscored.items()}
+        if found:
+            data.note_scores(found)
+        return found
 
     def _score(self, trainer, module, game, policy, stage) -> Returns:  # noqa: ANN001
         """One game's episodes, gathered from all ranks in the order of their numbers."""

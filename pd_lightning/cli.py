@@ -31,6 +31,7 @@ from pd_lightning.checkpoints import (
 )
 from pd_lightning.datamodule import TeacherDatasets
 from pd_lightning.distillation import PolicyDistillation
+from pd_lightning.live import LiveTeacher
 from pd_lightning.machine import fastest_precision, keep_freed_memory
 from pd_lightning.pqn import PQN, ParallelPlay
 from pd_lightning.rollout import Returns
@@ -67,7 +68,7 @@ class Parser(LightningArgumentParser):
         more = LightningArgumentParser(usage=argparse.SUPPRESS, description="", add_help=False)
         more.add_class_arguments(PolicyDistillation, "model", skip={"games"})
         more.add_class_arguments(TeacherDatasets, "data")
-        others = "Others: --model.help PQN, --data.help ParallelPlay\n"
+        others = "Others: --model.help PQN, --data.help ParallelPlay, --data.help LiveTeacher\n"
         return f"{super().format_help(formatter)}\n{more.format_help()}\n{others}"
 
 
@@ -188,6 +189,10 @@ class DistillationCLI(LightningCLI):
             return
         callbacks = self.trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
         scores = next((c.scores for c in callbacks if isinstance(c, Rollouts)), {})
+        if isinstance(self.datamodule, LiveTeacher) and folder:
+            for game, learner in self.datamodule.learners.items():
+                name = "teacher.safetensors" if len(self.datamodule.actions) == 1 else f"{game}/teacher.safetensors"
+                save_teacher(learner.network, Path(folder) / name, {"command": " ".join(["python", *sys.argv])})
         if isinstance(self.model, PQN) and isinstance(self.datamodule, ParallelPlay) and folder:
             updates = self.trainer.global_step or self._checkpoint_updates
             about = {

@@ -1,6 +1,7 @@
 """Every preset is a valid configuration, and says only what differs from the defaults."""
 
 import inspect
+from dataclasses import is_dataclass
 from pathlib import Path
 from pydoc import locate
 
@@ -93,6 +94,7 @@ def test_what_a_preset_leaves_out_is_the_default_of_its_own_class(file, group, c
     constructor = locate(config["class_path"])
     assert callable(constructor)
     defaults = {name: each.default for name, each in inspect.signature(constructor).parameters.items()}
+    defaults = {name: vars(value) if is_dataclass(value) else value for name, value in defaults.items()}
     left_out = {name: value for name, value in config["init_args"].items() if name not in stated}
     assert left_out == {name: defaults[name] for name in left_out}
 

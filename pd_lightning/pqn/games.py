@@ -35,10 +35,16 @@ class Round(NamedTuple):
     Attributes:
         learned: all of them, as one minibatch.
         returns: sums of clipped rewards of the games that ended.
+        outputs: what the network thought of every action, float32 [T, n, A].
+        rewards: clipped, float32 [T, n].
+        over: whether a game ended with a step (not only a life), bool [T, n].
     """
 
     learned: Minibatch
     returns: list[float]
+    outputs: Tensor
+    rewards: np.ndarray
+    over: np.ndarray
 
 
 def lambda_returns(
@@ -104,21 +110,24 @@ class Games:
         seen = torch.empty((*shape, 4, 84, 84), dtype=torch.uint8)
         actions, rewards, ends = np.empty(shape, np.int64), np.empty(shape, np.float32), np.empty(shape, bool)
         values = np.empty((self.steps + 1, self.parallel), np.float32)
+        over = np.empty(shape, bool)
+        outputs: list[np.ndarray] = []
         returns: list[float] = []
         with torch.inference_mode():
             for t in range(self.steps):
                 seen[t] = torch.from_numpy(self._states)
                 q = policy(seen[t]).cpu().numpy()
+                outputs.append(q)
                 values[t] = q.max(1)
                 dice = self._dice.random(self.parallel) < epsilon
                 actions[t] = np.where(dice, self._dice.integers(q.shape[1], size=self.parallel), q.argmax(1))
                 self._states, rewards[t], terminated, truncated, info = self._env.step(actions[t])
                 ends[t] = terminated | truncated
                 self._running += rewards[t]
-                over = ends[t] & (info["episode_frame_number"] <= 31)  # a game, not a life: its clock starts again
-                returns += self._running[over].tolist()
-                self._running[over] = 0
+                over[t] = ends[t] & (info["episode_frame_number"] <= 31)  # not a life: the game's clock starts again
+                returns += self._running[over[t]].tolist()
+                self._running[over[t]] = 0
             values[-1] = policy(torch.from_numpy(self._states)).max(1).values.cpu().numpy()
         targets = lambda_returns(rewards, ends, values, self.discount, self.trace)
         flat = Minibatch(seen.flatten(0, 1), torch.from_numpy(actions.ravel()), torch.from_numpy(targets.ravel()))
-        return Round(flat, returns)
+        return Round(flat, returns, torch.from_numpy(np.stack(outputs)), rewards, over)

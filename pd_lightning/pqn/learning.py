@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 
 import numpy as np
 import pytorch_lightning as pl
@@ -14,6 +15,24 @@ from torch.nn import functional as F
 from pd_lightning.networks import QNetwork
 from pd_lightning.pqn.games import Minibatch
 from pd_lightning.rollout import Policy
+
+
+def squared_error(network: QNetwork, batch: Minibatch) -> Tensor:
+    """Half the mean squared distance of a network's Q-values to the targets, for the actions that were played."""
+    (q,) = network(batch.states).values()
+    return F.mse_loss(q.gather(1, batch.actions[:, None])[:, 0], batch.targets) / 2
+
+
+def optimizer_of(
+    parameters: Iterable[Tensor], learning_rate: float, warm_up: int, total: float
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
+    """Adam, and a learning rate that rises over `warm_up` updates and then falls linearly to zero after `total`."""
+    optimizer = torch.optim.Adam(parameters, lr=learning_rate, fused=True)
+
+    def share(update: int) -> float:
+        return min((update + 1) / max(warm_up, 1), 1.0) * max(0.0, 1 - update / total)
+
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, share)
 
 
 class PQN(pl.LightningModule):
@@ -73,11 +92,9 @@ class PQN(pl.LightningModule):
 
     def training_step(self, batch: Minibatch, batch_idx: int) -> Tensor:
         """Half the squared distance to the targets, for the actions that were played."""
-        (q,) = self.network(batch.states).values()
-        chosen = q.gather(1, batch.actions[:, None])[:, 0]
-        loss = F.mse_loss(chosen, batch.targets) / 2
+        loss = squared_error(self.network, batch)
         self.log("train/loss", loss, prog_bar=True)
-        self.log("train/q", chosen.mean())
+        self.log("train/q", batch.targets.mean())
         returns: list[float] = self.trainer.datamodule.returns  # pyright: ignore[reportAttributeAccessIssue]
         if returns:
             self.log("train/clipped_return", float(np.mean(returns)), prog_bar=True, batch_size=len(returns))
@@ -101,11 +118,10 @@ class PQN(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam, and a learning rate that rises for a while and then falls linearly to zero."""
-        optimizer = torch.optim.Adam(self.parameters(), lr=self.hparams["learning_rate"], fused=True)
-        total, warm_up = self.trainer.estimated_stepping_batches, self.hparams["warm_up"]
-
-        def share(update: int) -> float:
-            return min((update + 1) / max(warm_up, 1), 1.0) * max(0.0, 1 - update / total)
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+        optimizer, schedule = optimizer_of(
+            self.parameters(),
+            self.hparams["learning_rate"],
+            self.hparams["warm_up"],
+            self.trainer.estimated_stepping_batches,
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -1,0 +1,130 @@
+"""What can be set of live play, refused before anything runs if it makes no sense, and what follows from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pd_lightning.atari import check_game, named_protocol
+from pd_lightning.live.learner import Lessons
+from pd_lightning.live.memory import STATE_BYTES
+from pd_lightning.machine import available_memory
+from pd_lightning.teacher import Teacher, load_teacher
+
+
+@dataclass(frozen=True)
+class Knobs:
+    """Settings of `pd_lightning.live.LiveTeacher`, which explains them."""
+
+    games: tuple[str, ...]
+    learn: bool
+    beta: float
+    beta_end: float
+    beta_steps: int
+    batch_size: int
+    fresh: float
+    memory: int
+    prefill: int
+    parallel: int
+    steps: int
+    updates: int
+    protocol: str
+    seed: int
+    lessons: Lessons
+
+    def check(self) -> None:
+        """Raises a ValueError that names the first knob that makes no sense."""
+        if not self.games or len(set(self.games)) != len(self.games):
+            raise ValueError(f"games is {list(self.games)}: name at least one, and each once")
+        for game in self.games:
+            check_game(game)
+        named_protocol(self.protocol)
+        for name in ("beta", "beta_end"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}: choose --data.{name} from 0 (the student acts) to 1"
+                )
+        if self.learn and (self.beta, self.beta_end) != (1, 1):
+            raise ValueError(
+                f"beta is {self.beta} to {self.beta_end}, but a teacher that learns does so from what it does itself: "
+                "choose --data.beta 1, or --data.learn false"
+            )
+        for name in ("batch_size", "memory", "prefill", "parallel", "steps", "updates"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: choose --data.{name} of at least 1")
+        for name in ("beta_steps", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}: choose --data.{name} of at least 0")
+        if not 0 < self.fresh < math.inf:
+            raise ValueError(
+                f"fresh is {self.fresh}: choose --data.fresh above 0; 0.125 plays a state for 8 learned from"
+            )
+        if self.prefill > self.memory:
+            raise ValueError(f"prefill is {self.prefill}: at most --data.memory, {self.memory}, can be kept")
+        if self.learn and self.parallel * self.steps % self.lessons.minibatches:
+            raise ValueError(
+                f"{self.parallel} games x {self.steps} steps do not divide into {self.lessons.minibatches} "
+                "minibatches: choose --data.steps so that they do"
+            )
+        need, free = self.memory * STATE_BYTES * len(self.games), available_memory("cpu")
+        if need > free:
+            raise ValueError(
+                f"memory is {self.memory:,} states of {len(self.games)} games: {need / 2**30:.1f} GiB, and "
+                f"{free / 2**30:.1f} GiB are free; choose --data.memory of at most "
+                f"{int(free / 2 / STATE_BYTES / len(self.games)):,}"
+            )
+
+    def check_devices(self, ranks: int) -> None:
+        """Raises a ValueError if so many devices cannot share a batch."""
+        if self.batch_size % ranks:
+            raise ValueError(
+                f"batch_size is {self.batch_size}: it must be a multiple of the number of devices, {ranks}; change "
+                "--data.batch_size"
+            )
+
+    def capacity(self, ranks: int) -> int:
+        """Steps of each game that a device keeps: at least two rounds."""
+        return max(self.memory // (self.parallel * ranks), 2 * self.steps)
+
+    def round_states(self, ranks: int) -> int:
+        """States of each game in a round, over all devices."""
+        return self.parallel * self.steps * ranks
+
+    def prefill_rounds(self, ranks: int) -> int:
+        """Rounds before the first update."""
+        return max(1, self.prefill // self.round_states(ranks))
+
+    def rounds_due(self, update: int, ranks: int) -> int:
+        """Rounds that must be in memory for the update of that number, counted from 0."""
+        return self.prefill_rounds(ranks) + math.floor(update * self.batch_size * self.fresh / self.round_states(ranks))
+
+    def beta_at(self, rounds: int, ranks: int) -> float:
+        """Probability that the teacher acts, after so many rounds."""
+        played = rounds * self.round_states(ranks)
+        share = min(played / self.beta_steps, 1.0) if self.beta_steps else 1.0
+        return self.beta + share * (self.beta_end - self.beta)
+
+    def epsilon(self, rounds: int, ranks: int) -> float:
+        """Share of random actions of a teacher that learns, after so many rounds."""
+        lessons = self.lessons
+        share = min(rounds * self.round_states(ranks) / max(lessons.epsilon_steps, 1), 1.0)
+        return lessons.epsilon_start + share * (lessons.epsilon_end - lessons.epsilon_start)
+
+    def state_dict(self, ranks: int) -> dict[str, object]:
+        """What a resumed run must have as it was; plain values."""
+        return {**asdict(self), "games": list(self.games), "devices": ranks}
+
+
+def load_teachers(games: Sequence[str], root: str, files: Mapping[str, str]) -> dict[str, Teacher]:
+    """The frozen teacher of each game.
+
+    Raises:
+        TeacherError: one is missing, broken, or of another game.
+        ValueError: a file is of a game that is not learned.
+    """
+    for game in files:
+        if game not in games:
+            raise ValueError(f"teachers has {game}, which is not among the games, {', '.join(games)}")
+    return {game: load_teacher(files.get(game) or Path(root) / game / "teacher.safetensors", game) for game in games}
