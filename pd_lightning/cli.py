@@ -259,6 +259,7 @@ def quieten() -> None:
     """Silences what third parties say that a user can do nothing about."""
     for message in (
         ".*does not have many workers.*",  # streams read in threads of their own
+        ".*have no `val_dataloader`.*",  # live play has nothing to hold out
         ".*isinstance\\(treespec.*",
         ".*is not supported by the model summary.*",
         ".*Experiment logs directory.*exists and is not empty.*",  # TensorBoard's, of the same run

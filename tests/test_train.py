@@ -1,17 +1,12 @@
 """`python train.py fit`, as a user runs it: from end to end, killed and resumed, interrupted, and by two processes."""
 
-import contextlib
 import csv
 import json
 import os
 import re
 import signal
-import subprocess
-import sys
-import time
 import zlib
 from collections import Counter
-from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
@@ -20,13 +15,13 @@ import pytorch_lightning as pl
 import torch
 import yaml
 from conftest import quiet_trainer
+from running import Run
 
 from pd_lightning.callbacks import SEEDS
 from pd_lightning.datamodule import TeacherDatasets
 from pd_lightning.distillation import PolicyDistillation
 from pd_lightning.rollout import episode_seeds
 
-TRAIN = Path(__file__).parent.parent / "train.py"
 UPDATES = 24
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 EXACT = ["--trainer.precision=32-true", "--trainer.accelerator=cpu", "--model.size=net3", "--model.warmup=4"]
@@ -35,53 +30,6 @@ SCORES = ["--rollouts.episodes=1", "--rollouts.at_start=false", "--film.steps=30
 FIT = ["fit", *DATA, *EXACT, *QUIET, *SCORES, f"--trainer.max_steps={UPDATES}", "--checkpoint.every_n_train_steps=3"]
 # The game in the middle takes longer than all updates: there is time to kill the run before its end.
 TIMES = ["--trainer.val_check_interval=6", "--trainer.log_every_n_steps=2", "--rollouts.every_n_updates=12"]
-
-
-class Run:
-    """A `train.py` in a process group of its own, which is gone when the test is over."""
-
-    def __init__(self, folder, *words):
-        folder.mkdir(exist_ok=True)
-        self.folder, self.output = folder, folder / "output.txt"
-        environment = {
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "PYTHONFAULTHANDLER": "1",
-            "PYTHONPATH": str(folder),
-            "COLUMNS": "100",
-        }
-        with self.output.open("w") as file:
-            self.process = subprocess.Popen(
-                [sys.executable, str(TRAIN), *words],
-                cwd=folder, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
-
-    def end(self, timeout=180):
-        """Waits for the end; exit status and all that was printed."""
-        try:
-            self.process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            self.process.send_signal(signal.SIGABRT)  # says where all threads are
-            time.sleep(2)
-            raise AssertionError(f"still running after {timeout} s\n{self.output.read_text()}") from None
-        finally:
-            self.kill()
-        return self.process.returncode, self.output.read_text()
-
-    def until(self, pattern, timeout=120):
-        """Waits for a file."""
-        deadline = time.monotonic() + timeout
-        while not (found := list(self.folder.glob(pattern))):
-            assert self.process.poll() is None, self.output.read_text()
-            assert time.monotonic() < deadline, f"no {pattern}\n{self.output.read_text()}"
-            time.sleep(0.02)
-        return found[0]
-
-    def kill(self):
-        """Kills the process and its children, at once."""
-        with contextlib.suppress(ProcessLookupError):  # all of them have ended
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
 
 
 @pytest.fixture(scope="module")

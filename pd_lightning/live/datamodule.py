@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_info
 from pytorch_lightning.trainer.states import TrainerFn
+from rich.progress import Progress
 from torch import Tensor
 
 from pd_lightning.atari import action_meanings, named_protocol
@@ -163,9 +164,11 @@ class LiveTeacher(pl.LightningDataModule):
             for n, game in enumerate(knobs.games):
                 self.learners[game] = Learner(game, self.actions[game], knobs.lessons, rounds, knobs.seed + n, device)
                 self._centre(game)
-        for _ in range(knobs.prefill_rounds(ranks)):
-            self._take(self._round(None, 1.0))
         rank_zero_info(self.describe())
+        shown = self.trainer.progress_bar_callback is not None and self.trainer.is_global_zero
+        with Progress(transient=True, disable=not shown) as progress:
+            for _ in progress.track(range(knobs.prefill_rounds(ranks)), description="Playing the first states"):
+                self._take(self._round(None, 1.0))
 
     def _total_updates(self) -> int:
         """Updates of the whole run: what a learning rate falls over."""
@@ -185,10 +188,10 @@ class LiveTeacher(pl.LightningDataModule):
     def describe(self) -> str:
         """Who plays and how much is kept, in a line."""
         knobs = self.knobs
-        who = "the teacher learns and acts" if knobs.learn else f"the teacher acts in {knobs.beta:.0%}"
+        who = "the teacher learns, and acts" if knobs.learn else f"the teacher takes {knobs.beta:.0%} of decisions"
         if knobs.beta != knobs.beta_end:
-            who += f", after {knobs.beta_steps:,} steps in {knobs.beta_end:.0%}"
-        return f"live: {who} of decisions; {knobs.memory:,} states of {', '.join(knobs.games)} are kept"
+            who += f", after {knobs.beta_steps:,} steps {knobs.beta_end:.0%}"
+        return f"live: {who}; the newest {knobs.memory:,} states of {', '.join(knobs.games)} are kept"
 
     @property
     def _device(self) -> torch.device:

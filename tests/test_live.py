@@ -1,0 +1,437 @@
+"""Live play: what is in memory is what was played, by whom it was to be played, and a run goes on where it was."""
+
+import csv
+import json
+import math
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import quiet_trainer, tiny_network
+from pytorch_lightning.callbacks import ModelCheckpoint
+from running import Run
+
+from pd_lightning.atari import Protocol
+from pd_lightning.cli import PRESETS, main
+from pd_lightning.distillation import PolicyDistillation
+from pd_lightning.live import Lessons, LiveTeacher, Memory
+from pd_lightning.live.knobs import Knobs
+from pd_lightning.live.learner import Learner, LearningPlayer
+from pd_lightning.live.play import FrozenPlayer
+from pd_lightning.losses import kl
+from pd_lightning.pqn.games import Games
+from pd_lightning.pqn.learning import squared_error
+from pd_lightning.teacher import Teacher, load_teacher
+
+SHORT = Protocol("short", epsilon=0.0, frame_limit=200)  # episodes of 50 steps
+
+# ----------------------------------------------------------------------------------------------------------- memory
+
+
+def played(steps, games=3, seed=0):
+    """Stacks of episodes that begin now and then, as an emulator gives them, and made-up Q-values."""
+    rng = np.random.default_rng(seed)
+    stack = np.zeros((games, 4, 84, 84), np.uint8)
+    states = np.empty((steps, *stack.shape), np.uint8)
+    for t in range(steps):
+        stack[rng.random(games) < 0.2] = 0  # a new episode
+        stack = np.concatenate([stack[:, 1:], rng.integers(0, 256, (games, 1, 84, 84), np.uint8)], 1)
+        states[t] = stack
+    return torch.from_numpy(states), torch.from_numpy(rng.normal(size=(steps, games, 6)).astype(np.float32))
+
+
+@pytest.mark.parametrize("rounds", [1, 3, 4, 9])
+def test_the_newest_states_are_remembered_as_they_were_and_older_ones_are_gone(rounds):
+    states, q = played(5 * rounds)
+    memory = Memory(16, 3, 6)
+    for n in range(rounds):
+        memory.add(states[5 * n : 5 * n + 5], q[5 * n : 5 * n + 5])
+    kept = min(5 * rounds, 16)
+    assert len(memory) == 3 * kept
+    batch = memory.batch(np.arange(len(memory)))
+    assert torch.equal(batch.states, states[-kept:].flatten(0, 1))
+    assert torch.equal(batch.teacher_q, q[-kept:].flatten(0, 1))
+    chosen = np.random.default_rng(1).permutation(len(memory))[:7]
+    assert torch.equal(memory.batch(chosen).states, batch.states[chosen])
+    assert torch.equal(memory.newest(7).states, batch.states[-7:])
+
+
+def test_a_memory_is_packed_into_a_checkpoint_and_comes_back():
+    states, q = played(20)
+    memory = Memory(16, 3, 6)
+    memory.add(states[:10], q[:10])
+    memory.add(states[10:] // 255 * 255, q[10:])  # black but for a few pixels
+    state, other = memory.state_dict(), Memory(16, 3, 6)
+    other.load_state_dict(state)
+    everything = np.arange(len(memory))
+    assert len(other) == len(memory)
+    assert torch.equal(other.batch(everything).states, memory.batch(everything).states)
+    assert torch.equal(other.batch(everything).teacher_q, memory.batch(everything).teacher_q)
+    assert len(state["frames"]) < 0.7 * 19 * 3 * 84 * 84
+    with pytest.raises(ValueError, match=r"had \(57, 6\) rows and actions, now \(60, 6\)"):
+        Memory(17, 3, 6).load_state_dict(state)
+
+
+# ---------------------------------------------------------------------------------------------------------- who acts
+
+
+def teacher_of(game="pong", seed=0):
+    return Teacher(tiny_network(game, seed), game)
+
+
+def a_round(share, student, epsilon=0.0, steps=40):
+    rules = Protocol("short", epsilon=epsilon, frame_limit=200)
+    player = FrozenPlayer(teacher_of(), 4, steps, rules, False, (0,), 1)
+    return player.play(student, share)
+
+
+def stubborn(states):
+    """A student who always takes the last action."""
+    return torch.eye(6)[5].expand(len(states), 6)
+
+
+def test_the_teacher_is_asked_about_every_state_whoever_acts():
+    teacher = teacher_of()
+    for share in (1.0, 0.0):
+        states, q, *_ = a_round(share, stubborn, steps=6)
+        assert torch.equal(q.flatten(0, 1), torch.cat([teacher(row) for row in states]))
+
+
+def test_the_teacher_acts_the_student_acts_or_each_its_share():
+    best = a_round(1.0, None)
+    assert np.array_equal(best.actions, best.q.argmax(2).numpy())
+    assert (a_round(0.0, stubborn).actions == 5).all()
+    mixed = a_round(0.3, stubborn, steps=400)
+    greedy = mixed.q.argmax(2).numpy()
+    assert ((mixed.actions == greedy) | (mixed.actions == 5)).all()
+    differs = greedy != 5
+    share = (mixed.actions == greedy)[differs].mean()
+    assert abs(share - 0.3) < 4 * math.sqrt(0.3 * 0.7 / differs.sum())
+
+
+def test_a_share_of_actions_is_random_whoever_acts():
+    actions = a_round(0.0, stubborn, epsilon=0.5, steps=400).actions
+    assert abs((actions != 5).mean() - 0.5 * 5 / 6) < 4 * math.sqrt(0.25 / actions.size)
+
+
+def test_play_goes_on_from_round_to_round_and_episodes_begin_anew():
+    player = FrozenPlayer(teacher_of(), 2, 30, SHORT, False, (0,), 1)
+    first, second = player.play(None, 1.0), player.play(None, 1.0)
+    assert torch.equal(second.states[0, :, :3], first.states[-1, :, 1:])
+    assert first.ended.sum() == 0
+    assert second.ended.any(0).all()
+    step, game = np.argwhere(second.ended)[0]
+    assert not second.states[step + 1, game, :3].any()
+
+
+def test_the_share_of_the_teacher_goes_linearly_from_first_to_last():
+    knobs = settings(beta=1.0, beta_end=0.2, beta_steps=1600)
+    assert [knobs.beta_at(rounds, 1) for rounds in (0, 20, 40, 80)] == pytest.approx([1.0, 0.6, 0.2, 0.2])
+    assert knobs.beta_at(10, 2) == pytest.approx(0.6)
+    assert settings(beta=0.3, beta_end=0.3).beta_at(7, 1) == 0.3
+
+
+# ------------------------------------------------------------------------------------------------------------- knobs
+
+
+def settings(**other):
+    values = {
+        "games": ("pong",), "learn": False, "beta": 1.0, "beta_end": 1.0, "beta_steps": 0, "batch_size": 32,
+        "fresh": 0.25, "memory": 400, "prefill": 80, "parallel": 4, "steps": 10, "updates": 100, "protocol": "paper",
+        "seed": 0, "lessons": Lessons(),
+    }  # fmt: skip
+    return Knobs(**{**values, **other})
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("fresh", [0.05, 0.25, 3.0])
+def test_so_many_states_are_fresh_as_were_asked_for(ranks, fresh):
+    knobs = settings(fresh=fresh)
+    for update in (0, 1, 10, 99):
+        rounds = knobs.rounds_due(update, ranks) - knobs.prefill_rounds(ranks)
+        lack = update * 32 * fresh - rounds * 40 * ranks
+        assert 0 <= lack < 40 * ranks
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"beta": 1.5}, r"beta is 1\.5: choose --data\.beta from 0"),
+        ({"beta_end": -0.1}, r"beta_end is -0\.1"),
+        ({"beta": math.nan}, "beta is nan"),
+        ({"learn": True, "beta": 0.5}, r"beta is 0\.5 to 0\.5, but a teacher that learns .*--data\.learn false"),
+        ({"fresh": 0.0}, r"fresh is 0\.0: choose --data\.fresh above 0"),
+        ({"memory": 0}, r"memory is 0: choose --data\.memory of at least 1"),
+        ({"memory": 10, "prefill": 20}, r"prefill is 20: at most --data\.memory, 10"),
+        ({"memory": 10**12}, r"memory is 1,000,000,000,000 states of 1 games: .* GiB are free; choose --data\.memory"),
+        ({"parallel": -1}, r"parallel is -1"),
+        ({"games": []}, "games is \\[\\]: name at least one"),
+        ({"games": ["pnog"]}, r"unknown game 'pnog': did you mean pong"),
+        ({"protocol": "none"}, "unknown protocol 'none'"),
+        ({"learn": True, "steps": 3, "parallel": 3}, r"3 games x 3 steps do not divide into 8 minibatches"),
+        ({"teachers": {"breakout": "x"}}, "teachers has breakout, which is not among the games, pong"),
+        ({"root": "nowhere"}, r"nowhere/pong/teacher\.safetensors: there is no such file"),
+    ],
+)
+def test_knobs_that_make_no_sense_are_refused_before_anything_runs(options, message):
+    with pytest.raises(ValueError, match=message):
+        LiveTeacher(**options)
+
+
+def test_a_teacher_of_another_game_is_refused(teachers):
+    with pytest.raises(ValueError, match="game is 'breakout', asked for was 'pong'"):
+        LiveTeacher(teachers={"pong": str(teachers["breakout"])})
+
+
+def test_a_batch_that_the_devices_cannot_share_is_refused(teachers):
+    data = live(teachers, batch_size=33)
+    data.trainer = SimpleNamespace(world_size=2)  # pyright: ignore
+    with pytest.raises(ValueError, match="batch_size is 33: it must be a multiple of the number of devices, 2"):
+        data.setup("fit")
+
+
+# -------------------------------------------------------------------------------------------------------------- runs
+
+
+def live(teachers, **other):
+    options = {"batch_size": 16, "fresh": 0.5, "memory": 200, "prefill": 40, "parallel": 4, "steps": 5, "updates": 100}
+    if not other.get("learn"):
+        options["teachers"] = {game: str(teachers[game]) for game in other.get("games", ["pong"])}
+    return LiveTeacher(**{**options, **other})
+
+
+def student(data, **other):
+    torch.manual_seed(0)
+    return PolicyDistillation(data.actions, "net3", **{"warmup": 2, **other})
+
+
+def run(data, updates=8, module=None, **options):
+    module = module or student(data)
+    quiet_trainer(max_epochs=-1, max_steps=updates, log_every_n_steps=1, **options).fit(module, datamodule=data)
+    return module
+
+
+LEARNING = {"learn": True, "parallel": 4, "steps": 8, "lessons": Lessons(minibatches=2, warm_up=2)}
+WAYS = {
+    "the teacher acts": {},
+    "the student acts": {"beta": 0.0},
+    "both act": {"beta_end": 0.0, "beta_steps": 200},
+    "the teacher learns": LEARNING,
+    "two games": {"games": ["pong", "breakout"], "beta": 0.5},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_run_learns_from_so_many_rounds_as_are_due_and_the_same_ones_again(teachers, way, monkeypatch):
+    seen = []
+    step = PolicyDistillation.training_step
+    monkeypatch.setattr(PolicyDistillation, "training_step", lambda self, *a: seen.append(a[0]) or step(self, *a))
+    data = live(teachers, **WAYS[way])
+    first = run(data)
+    assert data.rounds == data.knobs.rounds_due(7, 1)
+    assert {game: len(part.states) for game, part in seen[0].items()} == dict.fromkeys(data.knobs.games, 16)
+    again = run(live(teachers, **WAYS[way]))
+    for a, b in zip(seen[:8], seen[8:], strict=True):
+        for game in data.knobs.games:
+            assert torch.equal(a[game].states, b[game].states)
+            assert torch.equal(a[game].teacher_q, b[game].teacher_q)
+    for name, value in first.student.state_dict().items():
+        assert torch.equal(value, again.student.state_dict()[name])
+
+
+def test_a_student_that_follows_comes_nearer(teachers):
+    far = []
+    for updates in (1, 40):
+        data = live(teachers, batch_size=64, memory=2000, prefill=400)
+        module = run(data, updates)
+        states, q = data.memories["pong"].newest(500)
+        far.append(float(kl(module(states)["pong"], q)))
+    assert far[1] < 0.7 * far[0]
+
+
+def test_automatic_temperature_is_of_what_was_played_and_not_of_a_teacher_that_knows_nothing(teachers):
+    data = live(teachers)
+    module = run(data, 1, student(data, temperature="auto"))
+    assert 0 < module.temperature("pong") < 100
+    data = live(teachers, **LEARNING)
+    with pytest.raises(ValueError, match=r"temperature is auto, but the teacher is only beginning to learn"):
+        run(data, 1, student(data, temperature="auto"))
+
+
+# ------------------------------------------------------------------------------------------------ a teacher that learns
+
+
+def learner_of(**lessons):
+    learner = Learner("pong", 6, Lessons(**{"minibatches": 2, "warm_up": 2, **lessons}), 10, 0, "cpu")
+    learner.network.centre("pong", torch.full((84, 84), 90.0), 30.0)
+    return learner
+
+
+def test_a_learning_teacher_makes_pqns_updates_and_hands_over_what_it_thought_while_it_played():
+    learner, other = learner_of(), learner_of()
+    player = LearningPlayer(learner, 2, 6, False, (0,), 1, nullcontext)
+    player.epsilon = 0.3
+    part = player.play(None, 1.0)
+
+    games = Games("pong", 2, 6, 0.99, 0.65, False, (6, 0), 1)
+    found = games.play(other.policy(nullcontext), 0.3)
+    assert torch.equal(part.q, found.outputs)
+    assert torch.equal(part.states.flatten(0, 1), found.learned.states)
+    order = np.random.default_rng([6, 0, 1])
+    for _ in range(2):
+        for rows in np.array_split(order.permutation(12), 2):
+            other.optimizer.zero_grad()
+            squared_error(other.network, type(found.learned)(*(x[rows] for x in found.learned))).backward()
+            torch.nn.utils.clip_grad_norm_(other.network.parameters(), 10.0)
+            other.optimizer.step()
+            other.schedule.step()
+    for name, value in learner.network.state_dict().items():
+        torch.testing.assert_close(value, other.network.state_dict()[name], rtol=1e-4, atol=1e-6)
+    assert learner.schedule.last_epoch == 4
+
+
+def test_a_learning_teacher_is_scored_each_time_and_a_frozen_one_once(teachers):
+    data = live(teachers)
+    run(data, 1)
+    assert list(data.unscored_teachers()) == ["pong"]
+    data.note_scores({"pong": SimpleNamespace(mean=3.0)})  # pyright: ignore
+    assert data.unscored_teachers() == {}
+    assert data.teacher_returns("paper") == {"pong": 3.0}
+    data = live(teachers, **LEARNING)
+    run(data, 1)
+    data.note_scores({"pong": SimpleNamespace(mean=3.0)})  # pyright: ignore
+    assert list(data.unscored_teachers()) == ["pong"]
+
+
+# ------------------------------------------------------------------------------------------------------------- resume
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_run_goes_on_with_memory_and_teacher_as_they_were(teachers, tmp_path, way):
+    saved = ModelCheckpoint(tmp_path, save_top_k=-1, every_n_train_steps=5)
+    run(live(teachers, **WAYS[way]), 5, enable_checkpointing=True, callbacks=[saved])
+    checkpoint = torch.load(tmp_path / "epoch=0-step=5.ckpt", weights_only=True)
+    state = checkpoint["LiveTeacher"]
+    data = live(teachers, **WAYS[way])
+    loaded = {}
+    load = data.load_state_dict
+
+    def watch(given):
+        load(given)
+        loaded.update(
+            rounds=data.rounds,
+            memories={game: memory.state_dict() for game, memory in data.memories.items()},
+            learners={game: {n: v.clone() for n, v in each.network.state_dict().items()}
+                      for game, each in data.learners.items()},
+            rates={game: each.schedule.last_epoch for game, each in data.learners.items()},
+        )  # fmt: skip
+
+    data.load_state_dict = watch
+    module = student(data)
+    trainer = quiet_trainer(max_epochs=-1, max_steps=9)
+    trainer.fit(module, datamodule=data, ckpt_path=str(tmp_path / "epoch=0-step=5.ckpt"))
+    assert trainer.global_step == 9
+    assert loaded["rounds"] == state["rounds"]
+    for game, memory in state["memories"].items():
+        for name in ("steps", "frames", "shown", "q"):
+            assert torch.equal(torch.as_tensor(loaded["memories"][game][name]), torch.as_tensor(memory[name]))
+    for game, learner in state["learners"].items():
+        assert loaded["rates"][game] == learner["schedule"]["last_epoch"] > 0
+        for name, value in learner["network"].items():
+            assert torch.equal(loaded["learners"][game][name], value)
+    assert data.rounds == data.knobs.rounds_due(8, 1)
+
+
+def test_a_checkpoint_of_other_settings_is_refused(teachers, tmp_path):
+    saved = ModelCheckpoint(tmp_path, save_top_k=-1, every_n_train_steps=2)
+    run(live(teachers), 2, enable_checkpointing=True, callbacks=[saved])
+    data = live(teachers, beta=0.5)
+    trainer = quiet_trainer(max_epochs=-1, max_steps=4)
+    with pytest.raises(ValueError, match=r"cannot resume: beta was 1\.0 in the checkpoint and is 0\.5 now"):
+        trainer.fit(student(data), datamodule=data, ckpt_path=str(tmp_path / "epoch=0-step=2.ckpt"))
+
+
+# ---------------------------------------------------------------------------------------------------- the command line
+
+SMALL = ["--data.batch_size=16", "--data.memory=200", "--data.prefill=40", "--data.parallel=4", "--data.steps=8",
+         "--trainer.accelerator=cpu", "--trainer.precision=32-true", "--model.size=net3", "--model.warmup=2",
+         "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--rollouts.episodes=2",
+         "--data.lessons.minibatches=2", "--rollouts.at_start=false", "--film.enabled=false",
+         "--checkpoint.every_n_train_steps=2"]  # fmt: skip
+PRESET = {name: f"--config={PRESETS / name}.yaml" for name in ("on_policy", "online")}
+
+
+def lines(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_killed_by_force_a_run_goes_on_and_teacher_and_student_are_scored_side_by_side(tmp_path):
+    words = ["fit", PRESET["online"], *SMALL]
+    run = Run(tmp_path / "run", *words, "--trainer.max_steps=100000", "--rollouts.every_n_updates=0")
+    run.until("lightning_logs/version_0/checkpoints/last.ckpt")
+    run.kill()
+    last = tmp_path / "run/lightning_logs/version_0/checkpoints/last.ckpt"
+    done = torch.load(last, weights_only=True)["global_step"]
+    run = Run(tmp_path / "run", *words, f"--trainer.max_steps={done + 4}", f"--rollouts.every_n_updates={done + 2}",
+              f"--ckpt_path={last}")  # fmt: skip
+    status, output = run.end()
+    assert status == 0, output
+    folder = tmp_path / "run/lightning_logs/version_1"
+    teacher = lines(folder / "teacher_returns.csv")
+    for played in (lines(folder / "returns.csv"), teacher):
+        assert [row["update"] for row in played] == [str(done + 2)] * 2 + [str(done + 4)] * 2
+    assert output.count("pong, the teacher") == 2
+    metrics = [row for row in lines(folder / "metrics.csv") if row.get("rollout/pong/teacher_return")]
+    assert float(metrics[0]["rollout/pong/teacher_return"]) == np.mean([float(row["return"]) for row in teacher[:2]])
+    assert load_teacher(folder / "teacher.safetensors").game == "pong"
+
+
+def test_bad_knobs_are_one_line_on_the_command_line(teachers, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    words = ["fit", PRESET["on_policy"], f"--data.teachers={{pong: {teachers['pong']}}}"]
+    for option, message in (("--data.beta=2", "beta is 2.0"), ("--data.games=[breakout]", "teachers has pong"),
+                            ("--data.memory=10000000000", "GiB are free")):  # fmt: skip
+        with pytest.raises(SystemExit) as stopped:
+            main([*words, option])
+        error = capsys.readouterr().err.strip().splitlines()
+        assert stopped.value.code == 2
+        assert error[-1].startswith("error: ")
+        assert message in error[-1]
+
+
+WITNESS = """
+import hashlib, json
+from pytorch_lightning import Callback
+
+class Witness(Callback):
+    def on_train_end(self, trainer, pl_module):
+        data = trainer.datamodule
+        def digest(values):
+            sha = hashlib.sha256()
+            for value in values:
+                sha.update(value.cpu().numpy().tobytes())
+            return sha.hexdigest()
+        states, q = data.memories["pong"].newest(10**6)
+        with open(f"rank{trainer.global_rank}.json", "w") as file:
+            json.dump({"student": digest(pl_module.student.state_dict().values()), "states": digest([states]),
+                       "kept": len(states), "rounds": data.rounds,
+                       "teacher": digest(data.learners["pong"].network.state_dict().values())}, file)
+"""
+
+
+def test_each_of_two_processes_plays_its_own_games_and_they_share_student_and_teacher(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "witness.py").write_text(WITNESS)
+    words = ["fit", PRESET["online"], *SMALL, "--trainer.max_steps=6", "--trainer.devices=2", "--trainer.strategy=ddp"]
+    words += ["--trainer.callbacks+=witness.Witness", "--data.memory=512", "--rollouts.every_n_updates=0"]
+    status, output = Run(folder, *words).end()
+    assert status == 0, output
+    first, second = (json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2))
+    for key in ("student", "teacher", "rounds"):
+        assert first[key] == second[key]
+    assert first["states"] != second["states"]
+    assert first["kept"] == second["kept"] <= 256
