@@ -296,8 +296,9 @@ class LiveTeacher(pl.LightningDataModule):
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, "play")
             self._thread.submit(torch.set_num_threads, 1).result()  # of that thread; first: MKL has one number for all
-            learns_here = self.knobs.learn and self._device.type == "cpu"
-            torch.set_num_threads(max(self._cores // 2, 1) if learns_here else self._cores)
+            if self._device.type == "cpu":  # threads that wait for each other lose more than a core to one who disturbs
+                left = self._cores // 2 if self.knobs.learn else self._cores - 1
+                torch.set_num_threads(max(left, 1))
         beta = self.knobs.beta_at(self.rounds, self._ranks)
         self._ahead = self._thread.submit(self._round, self._students(), beta)
 

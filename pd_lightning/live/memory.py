@@ -34,8 +34,9 @@ class Memory:
     def __init__(self, capacity: int, parallel: int, actions: int, device: torch.device | str = "cpu") -> None:
         self.capacity, self.parallel, self.steps = capacity, parallel, 0
         self._rows = capacity + STACK - 1  # the oldest state has older frames
-        self._frames = torch.zeros(self._rows * parallel, PIXELS, dtype=torch.uint8, device=device)
-        self._shown = torch.zeros(self._rows * parallel, STACK, dtype=torch.bool, device=device)
+        self._frames = torch.zeros(self._rows * parallel + 1, PIXELS, dtype=torch.uint8, device=device)
+        self._black = self._rows * parallel  # the last row stays so
+        self._shown = np.zeros((self._rows * parallel, STACK), bool)
         self._q = torch.zeros(self._rows * parallel, actions, device=device)
 
     def __len__(self) -> int:
@@ -51,9 +52,10 @@ class Memory:
         """
         length = len(states)
         rows = torch.arange(self.steps, self.steps + length) % self._rows
-        index = (rows[:, None] * self.parallel + torch.arange(self.parallel)).flatten().to(self._frames.device)
+        index = (rows[:, None] * self.parallel + torch.arange(self.parallel)).flatten()
+        self._shown[index.numpy()] = states.view(-1, STACK, PIXELS).view(torch.int64).numpy().any(2)
+        index = index.to(self._frames.device)
         self._frames[index] = states[:, :, -1].reshape(-1, PIXELS).to(self._frames.device)
-        self._shown[index] = states.view(-1, STACK, PIXELS).view(torch.int64).any(2).to(self._frames.device)
         self._q[index] = q.reshape(-1, q.shape[-1]).to(self._frames.device)
         self.steps += length
 
@@ -63,15 +65,12 @@ class Memory:
         Args:
             chosen: their numbers, int64 [B], from 0, the oldest, to `len(self) - 1`, game by game within a step.
         """
-        device = self._frames.device
         age, game = np.divmod(chosen, self.parallel)
         step = self.steps - min(self.steps, self.capacity) + age
         rows = (step[:, None] + np.arange(1 - STACK, 1)) % self._rows * self.parallel + game[:, None]  # [B, 4]
-        index = torch.from_numpy(rows).to(device)
-        states = self._frames.index_select(0, index.flatten()).view(-1, STACK, PIXELS)
-        black = ~self._shown.index_select(0, index[:, -1])
-        states[black] = 0
-        return Batch(states.view(-1, STACK, 84, 84), self._q.index_select(0, index[:, -1]))
+        seen = torch.from_numpy(np.where(self._shown[rows[:, -1]], rows, self._black)).to(self._frames.device)
+        states = self._frames.index_select(0, seen.flatten()).view(-1, STACK, 84, 84)
+        return Batch(states, self._q.index_select(0, torch.from_numpy(rows[:, -1]).to(self._q.device)))
 
     def newest(self, count: int) -> Batch:
         """The last states that came in, at most `count`."""
@@ -83,7 +82,7 @@ class Memory:
         return {
             "steps": self.steps,
             "frames": torch.frombuffer(bytearray(packed), dtype=torch.uint8),
-            "shown": self._shown.cpu().clone(),
+            "shown": torch.from_numpy(self._shown.copy()),
             "q": self._q.cpu().clone(),
         }
 
@@ -98,6 +97,6 @@ class Memory:
         size = self._frames.numel()
         frames = zstandard.ZstdDecompressor().decompress(state["frames"].numpy().data, max_output_size=size)
         self._frames.copy_(torch.frombuffer(bytearray(frames), dtype=torch.uint8).view(-1, PIXELS))
-        self._shown.copy_(state["shown"])
+        self._shown[:] = state["shown"].numpy()
         self._q.copy_(state["q"])
         self.steps = int(state["steps"])
