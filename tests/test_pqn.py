@@ -10,9 +10,11 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from scipy import stats
 
 from pd_lightning.atari import PROTOCOLS, build
+from pd_lightning.distillation import PolicyDistillation
 from pd_lightning.pqn import PQN, ParallelPlay, lambda_returns
 from pd_lightning.pqn.games import TRAINING_SEEDS
 from pd_lightning.rollout import episode_seeds
+from pd_lightning.teacher import load_teacher, save_teacher
 
 # ---------------------------------------------------------------------------------------------------------- returns
 
@@ -376,3 +378,54 @@ def test_minibatches_that_do_not_divide_a_round_are_an_error():
 def test_a_teacher_of_several_games_or_of_none_is_an_error(games):
     with pytest.raises(ValueError, match=r"a teacher learns one game, not (none|pong, breakout)"):
         PQN(games)
+
+
+# ----------------------------------------------------------------------------------------------- beginning with weights
+
+
+def test_a_run_may_begin_with_a_teachers_weights(tmp_path):
+    network = PQN({"pong": 6}, "net3").network
+    torch.nn.init.normal_(network.heads["pong"].output.weight)  # pyright: ignore
+    network.centre("pong", torch.full((84, 84), 70.0), 33.0)
+    file = save_teacher(network, tmp_path / "teacher.safetensors", {})
+    states = torch.randint(0, 256, (5, 4, 84, 84), dtype=torch.uint8)
+    begun = PQN({"pong": 6}, "net3", weights=str(file))
+    torch.testing.assert_close(begun.network(states)["pong"], load_teacher(file)(states))
+    begun.setup("fit")  # asks no data for statistics: it is centred already
+    assert begun.network.centring["pong"].deviation == 33
+    assert "weights" not in begun.hparams
+
+
+def test_a_student_begins_as_it_plays_with_logits_scaled_back_to_q_values(tmp_path):
+    student = PolicyDistillation({"pong": 6}, "net3", temperature=0.05)
+    torch.nn.init.normal_(student.student.heads["pong"].output.weight)  # pyright: ignore
+    trainer = pl.Trainer(logger=False, accelerator="cpu", enable_checkpointing=False)
+    trainer.strategy.connect(student)
+    trainer.save_checkpoint(tmp_path / "student.ckpt")
+    begun = PQN({"pong": 6}, "net3", layer_norm=False, weights=str(tmp_path / "student.ckpt"))
+    states = torch.randint(0, 256, (5, 4, 84, 84), dtype=torch.uint8)
+    torch.testing.assert_close(begun.network(states)["pong"], 0.05 * student(states)["pong"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"size": "net1"}, r"size is net3, layer_norm True, here net1 and True; give --model\.size net3 "),
+        ({"layer_norm": False}, "layer_norm True, here net3 and False; give .*--model.layer_norm true"),
+        ({"games": {"breakout": 4}}, "game is 'pong', asked for was 'breakout'"),
+    ],
+)
+def test_weights_of_another_network_or_game_are_refused(tmp_path, arguments, message):
+    file = save_teacher(PQN({"pong": 6}, "net3").network, tmp_path / "teacher.safetensors", {})
+    with pytest.raises(ValueError, match=message):
+        PQN(**{"games": {"pong": 6}, "size": "net3", "weights": str(file), **arguments})
+
+
+def test_a_checkpoint_without_layer_normalisation_is_read_as_such(tmp_path):
+    module = PQN({"pong": 6}, "net3", layer_norm=False)
+    torch.nn.init.normal_(module.network.heads["pong"].output.weight)  # pyright: ignore
+    trainer = pl.Trainer(logger=False, accelerator="cpu", enable_checkpointing=False)
+    trainer.strategy.connect(module)
+    trainer.save_checkpoint(tmp_path / "pqn.ckpt")
+    states = torch.randint(0, 256, (5, 4, 84, 84), dtype=torch.uint8)
+    torch.testing.assert_close(load_teacher(tmp_path / "pqn.ckpt")(states), module.network(states)["pong"])

@@ -125,7 +125,7 @@ def test_a_distilled_student_can_teach(tmp_path, datasets, states):
     trainer.fit(module, data)
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     teacher = load_teacher(tmp_path / "last.ckpt")
-    assert teacher.about == {"updates": "2"}
+    assert teacher.about == {"updates": "2", "temperature": "0.01"}
     assert torch.equal(teacher(states), module.eval()(states)["pong"])
 
 

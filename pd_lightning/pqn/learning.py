@@ -15,6 +15,10 @@ from torch.nn import functional as F
 from pd_lightning.networks import QNetwork
 from pd_lightning.pqn.games import Minibatch
 from pd_lightning.rollout import Policy
+from pd_lightning.teacher import load_teacher
+
+LOGITS_TO_Q = 0.01
+"""What a student's logits are multiplied by where no temperature is known: that of kl, unless told otherwise."""
 
 
 def squared_error(network: QNetwork, batch: Minibatch) -> Tensor:
@@ -35,6 +39,35 @@ def optimizer_of(
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, share)
 
 
+def begin_with(network: QNetwork, file: str) -> None:
+    """Gives a network the weights of a file: of one of ours, of the same game, size and kind.
+
+    Logits of a student of kl are its teacher's Q-values over the temperature, but for a number for each state; times
+    that temperature they are a beginning for Q-values.
+
+    Raises:
+        ValueError: they are of another network.
+        TeacherError: the file is missing, broken or of another game.
+    """
+    ((game, _),) = network.games.items()
+    found = load_teacher(file, game)
+    other = found.network
+    if not isinstance(other, QNetwork):
+        raise ValueError(f"{file}: is of another library; choose --model.weights among files of pd_lightning")
+    if (other.size, other.trunk.layer_norm) != (network.size, network.trunk.layer_norm):
+        raise ValueError(
+            f"{file}: size is {other.size}, layer_norm {other.trunk.layer_norm}, here {network.size} and "
+            f"{network.trunk.layer_norm}; give --model.size {other.size} --model.layer_norm "
+            f"{str(other.trunk.layer_norm).lower()}"
+        )
+    network.load_state_dict(other.state_dict())
+    if found.outputs == "logits":
+        scale = float(found.about.get("temperature", LOGITS_TO_Q))
+        with torch.no_grad():
+            for parameter in network.heads[game].output.parameters():  # pyright: ignore
+                parameter.mul_(scale)
+
+
 class PQN(pl.LightningModule):
     """The teacher while it learns.
 
@@ -44,20 +77,36 @@ class PQN(pl.LightningModule):
         learning_rate: of Adam after the warm-up; it falls linearly to zero at the end of the run.
         warm_up: updates in which the learning rate rises linearly. Adam with 2 / (1 - beta2) = 2,000 of them does what
             RAdam does (Ma and Yarats, 2021, arXiv 1910.04209), of PQN's paper, in a fifth of its time.
+        layer_norm: normalise every layer, which keeps learning stable; students have none.
+        weights: a file to begin with instead of nothing: a teacher, to be trained on, or a student's checkpoint, to be
+            improved by reward. Size and layer_norm must be the file's.
+
+    Raises:
+        ValueError: there are several games, or the weights are not of this game and architecture.
+        TeacherError: their file is missing or broken.
     """
 
     def __init__(
-        self, games: dict[str, int], size: str = "dqn", learning_rate: float = 2.5e-4, warm_up: int = 2000
+        self,
+        games: dict[str, int],
+        size: str = "dqn",
+        learning_rate: float = 2.5e-4,
+        warm_up: int = 2000,
+        layer_norm: bool = True,
+        weights: str | None = None,
     ) -> None:
         super().__init__()
         if len(games) != 1:
             raise ValueError(f"a teacher learns one game, not {', '.join(games) or 'none'}")
-        self.save_hyperparameters()
-        self.network = QNetwork(games, size, layer_norm=True)
+        self.save_hyperparameters(ignore=["weights"])  # a checkpoint has weights of its own
+        self.network = QNetwork(games, size, layer_norm)
+        self.begun = weights is not None
+        if weights is not None:
+            begin_with(self.network, weights)
 
     def setup(self, stage: str) -> None:
-        """Centres the input on random play."""
-        if stage == "fit":
+        """Centres the input on random play, unless the weights that it began with know better."""
+        if stage == "fit" and not self.begun:
             for game, (mean, deviation) in self.trainer.datamodule.statistics().items():  # pyright: ignore[reportAttributeAccessIssue]
                 self.network.centre(game, mean, deviation)
 

@@ -127,9 +127,13 @@ def from_checkpoint(checkpoint: Mapping[Any, Any], file: Path) -> Teacher:
         raise TeacherError(f"{file}: not a checkpoint of PQN or PolicyDistillation; name a .ckpt of pd_lightning")
     network = {str(name)[len(prefix) :]: tensor for name, tensor in state.items() if str(name).startswith(prefix)}
     about = {"updates": str(checkpoint.get("global_step"))}
+    temperatures = checkpoint.get("temperatures")
+    if settings.get("loss") == "kl" and isinstance(temperatures, dict) and len(temperatures) == 1:
+        about["temperature"] = str(next(iter(temperatures.values())))
     # What a student says of an action is a logit, unless it was to repeat the teacher's Q-values.
     outputs = "q" if prefix == "network." or settings.get("loss") == "mse" else "logits"
-    return _build(file, games, size, prefix == "network.", network, about, outputs)
+    layer_norm = bool(settings.get("layer_norm", True)) if prefix == "network." else False
+    return _build(file, games, size, layer_norm, network, about, outputs)
 
 
 def _build(
