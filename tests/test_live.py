@@ -63,13 +63,16 @@ def test_a_memory_is_packed_into_a_checkpoint_and_comes_back():
     memory = Memory(16, 3, 6)
     memory.add(states[:10], q[:10])
     memory.add(states[10:] // 255 * 255, q[10:])  # black but for a few pixels
-    state, other = memory.state_dict(), Memory(16, 3, 6)
+    state: dict = memory.state_dict()
+    other = Memory(16, 3, 6)
     other.load_state_dict(state)
     everything = np.arange(len(memory))
     assert len(other) == len(memory)
     assert torch.equal(other.batch(everything).states, memory.batch(everything).states)
     assert torch.equal(other.batch(everything).teacher_q, memory.batch(everything).teacher_q)
-    assert len(state["frames"]) < 0.7 * 19 * 3 * 84 * 84
+    frames = state["frames"]
+    assert isinstance(frames, torch.Tensor)
+    assert len(frames) < 0.7 * 19 * 3 * 84 * 84
     with pytest.raises(ValueError, match=r"had \(57, 6\) rows and actions, now \(60, 6\)"):
         Memory(17, 3, 6).load_state_dict(state)
 
@@ -318,8 +321,8 @@ def test_a_run_goes_on_with_memory_and_teacher_as_they_were(teachers, tmp_path, 
     loaded = {}
     load = data.load_state_dict
 
-    def watch(given):
-        load(given)
+    def watch(state_dict):
+        load(state_dict)
         loaded.update(
             rounds=data.rounds,
             memories={game: memory.state_dict() for game, memory in data.memories.items()},

@@ -261,3 +261,46 @@ def test_the_same_run_twice_is_refused_and_one_that_never_played_left_out(tmp_pa
     assert f"left out: {idle} has no returns.csv" in capsys.readouterr().err
     assert run_main(monkeypatch, idle) == 1
     assert "no run that has played" in capsys.readouterr().err
+
+
+# Live teachers
+
+
+def add_teacher(folder, curves):
+    """What a run with a live teacher leaves beside its own returns."""
+    lines = ["update,game,episode,return,steps,seed"]
+    for game, points in curves.items():
+        lines += [f"{u},{game},{i},{v},900,{i}" for u, values in points.items() for i, v in enumerate(values)]
+    (folder / "teacher_returns.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_a_live_teacher_is_what_its_students_are_compared_with(tmp_path, capsys, monkeypatch):
+    folder = add_teacher(write_run(tmp_path, {"pong": [10.0, 14.0]}), {"pong": {0: [1.0, 1.0], 100: [15.0, 17.0]}})
+    assert run_main(monkeypatch, folder, "--root", tmp_path / "none") == 0
+    assert "| 12.0 | 16.0 | 75.0%" in capsys.readouterr().out
+
+
+def test_how_steadily_a_student_follows_is_of_the_second_half(tmp_path, capsys, monkeypatch):
+    rng = np.random.default_rng(0)
+    updates = range(0, 1001, 100)
+    student, teacher = ({u: rng.normal(10, 3, 4).round(3).tolist() for u in updates} for _ in range(2))
+    folder = add_teacher(write_run(tmp_path, {"pong": [0.0]}, seed=5), {"pong": teacher})
+    lines = [f"{u},pong,{i},{v},900,{i}" for u, values in student.items() for i, v in enumerate(values)]
+    (folder / "returns.csv").write_text("\n".join(["update,game,episode,return,steps,seed", *lines]) + "\n")
+    assert run_main(monkeypatch, folder, "--output", tmp_path / "out") == 0
+    *_, row = table(capsys.readouterr().out, "Following a live teacher")
+    late = [u for u in updates if u >= 500]
+    expected = []
+    for curve in (teacher, student):
+        means = [sum(curve[u]) / 4 for u in late]
+        center = sum(means) / len(means)
+        expected.append((center, math.sqrt(sum((m - center) ** 2 for m in means) / (len(means) - 1))))
+    assert row[:5] == ["pong", "5", "6", *(f"{m:.1f} ± {d:.1f}" for m, d in expected)]
+    assert row[5] == f"{expected[1][1] / expected[0][1]:.2f}"
+    assert Image.open(tmp_path / "out" / "curves.png").size[0] == 900
+
+
+def test_runs_without_a_live_teacher_have_no_such_table(tmp_path, capsys, monkeypatch):
+    assert run_main(monkeypatch, write_run(tmp_path, {"pong": [1.0]})) == 0
+    assert "Following" not in capsys.readouterr().out

@@ -1,6 +1,6 @@
 """The paper's tables, learning curves and intervals from runs' own logs: `python -m pd_lightning.report RUN...`.
 
-The rooms: `runs` <- `measures` <- `tables` <- `charts`; each imports only from those to its left.
+The rooms: `runs` <- `measures` <- `tables` <- `following`, `charts`; each imports only from those to its left.
 """
 
 from pd_lightning.report.measures import Measure, summarise

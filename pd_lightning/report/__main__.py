@@ -8,6 +8,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 
 from pd_lightning.blocks import ShardError
+from pd_lightning.report.following import following_table
 from pd_lightning.report.recorded import recordings_of, teacher_of
 from pd_lightning.report.runs import ReportError, Run, check_distinct, read_run
 from pd_lightning.report.tables import measure, report, write_csv
@@ -50,8 +51,8 @@ def main() -> int:
     except (ReportError, ShardError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    measures = measure(runs, lambda student, game: teacher_of(shards, student, game))
-    text = report(measures)
+    measures = measure(runs, lambda student, game: teacher_of(shards, runs, student, game))
+    text = "\n".join(filter(None, [report(measures), following_table(runs)]))
     print(text)
     if options.output:
         from pd_lightning.report.charts import learning_curves, score_against_size  # takes a second to import

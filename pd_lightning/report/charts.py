@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -14,6 +15,7 @@ from pd_lightning.atari import action_meanings
 from pd_lightning.networks import SIZES, QNetwork, parameter_count
 from pd_lightning.report.runs import Run, Student
 from pd_lightning.report.tables import Measures
+from pd_lightning.scores import interval
 
 matplotlib.use("Agg")  # a file, never a window
 WIDTH = 9.0
@@ -54,21 +56,42 @@ def finish(figure: Figure, axes: dict[str, Axes], path: Path) -> Path:
     return path
 
 
+def draw(axis: Axes, curves: Sequence[dict[int, np.ndarray]], **style: Any) -> None:
+    """A line of mean returns, and around it what lies between runs; of a single run, the 95% interval of its means.
+
+    Args:
+        axis: where.
+        curves: returns by update, of each run.
+        style: of the line.
+    """
+    updates = sorted(set.intersection(*(set(curve) for curve in curves)))
+    means = np.array([[curve[update].mean() for update in updates] for curve in curves])
+    axis.plot(updates, means.mean(0), **style)
+    low, high = means.min(0), means.max(0)
+    if len(curves) == 1:
+        low, high = np.array([interval(curves[0][update]) for update in updates]).T
+    axis.fill_between(updates, low, high, color=style["color"], alpha=0.15, linewidth=0)
+
+
 def learning_curves(runs: Sequence[Run], measures: Measures, path: Path) -> Path:
-    """Mean return over updates, a line for each student; the band is from the least to the most of its runs."""
+    """Mean return over updates: a line for each student, and for its teacher if that learned meanwhile."""
     games = sorted({game for run in runs for game in run.curve})
     figure, axes = figure_of(games)
     for number, student in enumerate(measures):
         colour = COLOURS[number % len(COLOURS)]
         mine = [run for run in runs if run.student == student]
         for game in student.games:
-            updates = sorted(set.intersection(*(set(run.curve[game]) for run in mine)))
-            means = np.array([[run.curve[game][update].mean() for update in updates] for run in mine])
-            axes[game].plot(updates, means.mean(0), color=colour, label=label_of(student), marker=".")
-            if len(mine) > 1:
-                axes[game].fill_between(updates, means.min(0), means.max(0), color=colour, alpha=0.15, linewidth=0)
+            draw(axes[game], [run.curve[game] for run in mine], color=colour, label=label_of(student), marker=".")
+            learning = [run.teacher[game] for run in mine if len(run.teacher.get(game, {})) > 1]
+            if learning:
+                draw(axes[game], learning, color="grey", label="teacher, learning", marker=".", linestyle="--")
     for game, axis in axes.items():
-        teachers = [found[game].teacher for found in measures.values() if game in found and len(found[game].teacher)]
+        learning = {run.student for run in runs if len(run.teacher.get(game, {})) > 1}
+        teachers = [
+            found[game].teacher
+            for student, found in measures.items()
+            if game in found and len(found[game].teacher) and student not in learning
+        ]
         if teachers:
             axis.axhline(teachers[0].mean(), color="grey", linestyle="--", linewidth=1, label="teacher")
         axis.set_xlabel("updates", fontsize=8)

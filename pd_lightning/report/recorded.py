@@ -17,8 +17,14 @@ def recordings_of(root: Path, runs: list[Run]) -> dict[str, list[Shard]]:
     return {game: open_game(root / game, game, allow_mixed=False) for game in games if (root / game).is_dir()}
 
 
-def teacher_of(shards: dict[str, list[Shard]], student: Student, game: str) -> np.ndarray:
-    """Returns of a teacher's recorded episodes, if they were played by the rules of the student's rollouts."""
+def teacher_of(shards: dict[str, list[Shard]], runs: list[Run], student: Student, game: str) -> np.ndarray:
+    """Returns of a student's teacher, by the rules of the student's rollouts.
+
+    Those of the last time that it was scored along with the student, if it was live; else of its recorded episodes.
+    """
+    live = [run.teacher[game] for run in runs if run.student == student and game in run.teacher]
+    if live:
+        return np.concatenate([points[max(points)] for points in live])
     found = shards.get(game, [])
     fits = found and found[0].header.protocol == student.protocol and student.fire in (None, found[0].header.fire)
     return np.concatenate([shard.returns for shard in found]) if fits else np.empty(0)

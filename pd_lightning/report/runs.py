@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ import numpy as np
 import yaml
 
 NEEDED = ("config.yaml", "returns.csv")
+DATA_SETTINGS = ("batch_size", "mixing", "weights", "learn", "beta", "beta_end", "beta_steps", "fresh", "memory")
+"""What students may differ in, among the options of their data."""
 
 
 class ReportError(ValueError):
@@ -51,12 +53,14 @@ class Run:
         seed: of the weights.
         student: what was trained.
         curve: returns of the episodes by game and update, float64 [n].
+        teacher: the same of the teacher, if it was live.
     """
 
     folder: Path
     seed: int
     student: Student
     curve: dict[str, dict[int, np.ndarray]]
+    teacher: dict[str, dict[int, np.ndarray]] = field(default_factory=dict)
 
     @property
     def returns(self) -> dict[str, np.ndarray]:
@@ -79,6 +83,8 @@ def read_run(folder: Path) -> Run:
         rollouts = config["rollouts"]
         protocol, fire = str(rollouts["protocol"]), rollouts.get("fire")
         curve = read_curve(folder / "returns.csv")
+        live = folder / "teacher_returns.csv"
+        teacher = read_curve(live) if live.is_file() else {}
         updates = {max(points) for points in curve.values()}
         if len(updates) > 1:
             raise ValueError(f"games whose last rollouts differ, {sorted(updates)}")
@@ -88,7 +94,7 @@ def read_run(folder: Path) -> Run:
         raise ReportError(f"{folder}: config.yaml or returns.csv lacks or garbles {reason}; leave it out") from None
     if not curve:
         raise ReportError(f"{folder}: returns.csv has no episodes; the run was stopped before its first rollout")
-    return Run(folder, seed, Student(*what, max(updates), protocol, fire), curve)
+    return Run(folder, seed, Student(*what, max(updates), protocol, fire), curve, teacher)
 
 
 def read_curve(path: Path) -> dict[str, dict[int, np.ndarray]]:
@@ -122,7 +128,7 @@ def describe(config: dict[str, Any], games: tuple[str, ...]) -> tuple[str, str, 
         loss += f", τ = {temperature}" if temperature != "auto" else f", perplexity {perplexity:g}"
     settings.pop("games", None)
     data = config.get("data", {}).get("init_args", {})
-    kept = {key: data[key] for key in ("batch_size", "mixing", "weights") if data.get(key) is not None}
+    kept = {key: data[key] for key in DATA_SETTINGS if data.get(key) is not None}
     optimizer = config.get("optimizer")
     others = {**settings, **kept, **({"optimizer": optimizer["class_path"].rsplit(".", 1)[-1]} if optimizer else {})}
     return size, loss, games, ", ".join(f"{key} {value}" for key, value in sorted(others.items()))

@@ -42,7 +42,7 @@ def write_results(tasks: Sequence[Task], settings: Settings, command: str) -> Pa
     output = Path(settings.output)
     runs = [read_run(run_folder(task)) for task in tasks]
     shards = recordings_of(Path(settings.root), runs)
-    measures = measure(runs, lambda student, game: teacher_of(shards, student, game))
+    measures = measure(runs, lambda student, game: teacher_of(shards, runs, student, game))
     curves = learning_curves(runs, measures, output / "curves.png")
     sizes = score_against_size(measures, output / "sizes.png")
     write_csv(output / "report.csv", measures)
