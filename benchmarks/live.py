@@ -63,8 +63,9 @@ def run(way: str, game: str, size: str, fresh: float, updates: int, batch_size: 
     else:
         data = LiveTeacher([game], batch_size=batch_size, fresh=fresh, memory=20_000, **options)
     clock = Clock()
+    precision: Any = fastest_precision("auto")
     trainer = pl.Trainer(
-        accelerator="auto", devices=1, max_steps=WARM_UP + updates, precision=fastest_precision("auto"),
+        accelerator="auto", devices=1, max_steps=WARM_UP + updates, precision=precision,
         logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         limit_val_batches=0, callbacks=[clock],
     )  # fmt: skip

@@ -129,14 +129,17 @@ class TeacherDatasets(pl.LightningDataModule):
         self.mixture: Mixture | None = None
 
     def teacher_returns(self, protocol: str, fire: bool = False) -> dict[str, float]:
-        """Mean return of the recorded episodes of each game that was recorded under `protocol` and this rule of FIRE.
+        """Mean return of each game's recorded episodes, if its teacher played them under `protocol` and this rule of FIRE.
 
         What students are compared with; scores under different rules do not compare, so other games are left out.
         """
         return {
             game: float(np.concatenate([shard.returns for shard in shards]).mean())
             for game, shards in self.shards.items()
-            if all((shard.header.protocol, shard.header.fire) == (protocol, fire) for shard in shards)
+            if all(
+                (shard.header.protocol, shard.header.fire, shard.header.player) == (protocol, fire, "teacher")
+                for shard in shards
+            )
         }
 
     def fire_rules(self) -> dict[str, bool]:
@@ -286,8 +289,9 @@ def open_game(folder: Path, game: str, allow_mixed: bool) -> list[Shard]:
             raise ShardError(
                 f"{shard.path}: game is {shard.header.game!r}, its folder's is {game!r}; move it to another folder"
             )
+        usually = ("protocol", "epsilon", "sticky", "fire", "player", "teacher_sha256")
         always = ("action_meanings", "frame_skip", "stack", "stack_padding", "outputs")
-        for field in always if allow_mixed else (*always, "protocol", "epsilon", "sticky", "fire", "teacher_sha256"):
+        for field in always if allow_mixed else (*always, *usually):
             if getattr(shard.header, field) != getattr(first, field):
                 raise ShardError(
                     f"{shard.path}: {field} is {getattr(shard.header, field)}, in {Path(shards[0].path).name} it is "

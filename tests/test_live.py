@@ -13,13 +13,16 @@ from conftest import quiet_trainer, tiny_network
 from pytorch_lightning.callbacks import ModelCheckpoint
 from running import Run
 
-from pd_lightning.atari import Protocol
+from pd_lightning.atari import PROTOCOLS, Protocol
+from pd_lightning.blocks import Shard
 from pd_lightning.cli import PRESETS, main
+from pd_lightning.datamodule import TeacherDatasets
 from pd_lightning.distillation import PolicyDistillation
-from pd_lightning.live import Lessons, LiveTeacher, Memory
+from pd_lightning.live import Lessons, LiveTeacher, Memory, recorder
 from pd_lightning.live.knobs import Knobs
 from pd_lightning.live.learner import Learner, LearningPlayer
 from pd_lightning.live.play import FrozenPlayer
+from pd_lightning.live.recorder import Recorder
 from pd_lightning.losses import kl
 from pd_lightning.pqn.games import Games
 from pd_lightning.pqn.learning import squared_error
@@ -438,3 +441,52 @@ def test_each_of_two_processes_plays_its_own_games_and_they_share_student_and_te
         assert first[key] == second[key]
     assert first["states"] != second["states"]
     assert first["kept"] == second["kept"] <= 256
+
+
+# ----------------------------------------------------------------------------------------------------------- recording
+
+
+@pytest.mark.parametrize(("beta", "player"), [(1.0, "teacher"), (0.0, "both"), (0.5, "both")])
+def test_what_was_played_is_written_in_whole_episodes(teachers, tmp_path, monkeypatch, beta, player):
+    monkeypatch.setitem(PROTOCOLS, "short", SHORT)
+    monkeypatch.setattr(recorder, "STEPS_PER_HOUR", 300)
+    data = live(teachers, protocol="short", record_to=str(tmp_path), beta=beta, steps=10, fresh=4.0)
+    seen = []
+    monkeypatch.setattr(Recorder, "add", lambda self, part, add=Recorder.add: seen.append(part) or add(self, part))
+    run(data, 13)
+    shards = [Shard(path) for path in sorted((tmp_path / "pong").glob("*.h5"))]
+    assert len(shards) >= 2
+    assert {shard.header.player for shard in shards} == {player}
+    q, actions, rewards, ended = (np.concatenate([np.asarray(getattr(p, name)) for p in seen])
+                                  for name in ("q", "actions", "rewards", "ended"))  # fmt: skip
+    states = np.concatenate([p.states.numpy() for p in seen])
+    episodes = []  # of the play, in the order of their ends
+    begun = [0] * 4
+    for step, game in np.argwhere(ended):
+        episodes.append((slice(begun[game], step + 1), game))
+        begun[game] = step + 1
+    written = [(shard, number) for shard in shards for number in range(len(shard.returns))]
+    assert len(written) == len(episodes) >= 8
+    for (shard, number), (steps, game) in zip(written, episodes, strict=True):
+        blocks = np.flatnonzero(shard.episodes == number).tolist()
+        assert np.array_equal(np.concatenate([shard.states(block) for block in blocks]), states[steps, game])
+        for name, played in (("q_values", q), ("actions", actions), ("rewards", rewards)):
+            found = np.concatenate([getattr(shard, name)[block, : shard.lengths[block]] for block in blocks])
+            assert np.array_equal(found, played[steps, game])
+        assert shard.returns[number] == rewards[steps, game].sum()
+
+
+def test_a_live_recording_distils_but_its_returns_are_the_teachers_only_if_it_acted(teachers, tmp_path, monkeypatch):
+    monkeypatch.setitem(PROTOCOLS, "short", SHORT)
+    for beta, name in ((1.0, "own"), (0.0, "others")):
+        run(live(teachers, protocol="short", record_to=str(tmp_path / name), beta=beta, steps=10, fresh=4.0), 8)
+        data = TeacherDatasets(str(tmp_path / name), batch_size=32, validation=0)
+        run(data, 2)
+        assert list(data.teacher_returns("short")) == (["pong"] if name == "own" else [])
+    run(live(teachers, protocol="short", record_to=str(tmp_path / "own"), steps=10, fresh=4.0), 8)
+    assert [path.name for path in sorted((tmp_path / "own/pong").iterdir())] == ["0000.h5", "0001.h5"]
+
+
+def test_a_teacher_that_learns_is_not_recorded(tmp_path):
+    with pytest.raises(ValueError, match=r"record_to is .*, but a teacher that learns sees clipped rewards"):
+        LiveTeacher(learn=True, record_to=str(tmp_path))

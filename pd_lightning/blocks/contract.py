@@ -80,6 +80,8 @@ class Header:
         teacher_sha256: sha256 of its weights, 64 hexadecimal digits.
         outputs: what `q_values` are: "q", or "logits" of the teacher's policy. In the file only if it is not "q": then
             files of Q-values are what they were before there was a choice.
+        player: who acted: "teacher", or "both", it and a student. In the file only if it is not "teacher"; then the returns are
+            not the teacher's score.
     """
 
     game: str
@@ -102,10 +104,11 @@ class Header:
     teacher: str
     teacher_sha256: str
     outputs: str = "q"
+    player: str = "teacher"
 
 
 KINDS: dict[str, Any] = {field.name: typing.get_origin(field.type) or field.type for field in fields(Header)}
-OPTIONAL: dict[str, Any] = {"outputs": "q"}
+OPTIONAL: dict[str, Any] = {"outputs": "q", "player": "teacher"}
 """Attributes that a file need not have, and what that means."""
 # Their types in the file (tuple and dict are JSON). Text has a fixed length: HDF5 keeps text of variable length without
 # a checksum, and a single flipped bit there made libhdf5 loop for ever.
@@ -124,6 +127,7 @@ _ALLOWED: dict[Any, tuple[str, Callable[[Any], bool]]] = {  # by the attribute's
     "stack": (str(STACK), lambda v: _is_whole(v) and v == STACK),
     "stack_padding": ("zero", lambda v: v == "zero"),
     "outputs": ("q or logits", lambda v: v in ("q", "logits")),
+    "player": ("teacher or both", lambda v: v in ("teacher", "both")),
     "teacher_sha256": ("64 hexadecimal digits", lambda v: _is_text(v) and bool(re.fullmatch("[0-9a-f]{64}", v))),
     str: ("printable text", _is_text),
     int: ("a whole number from 0 on", _is_whole),

@@ -6,6 +6,8 @@ import copy
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,9 @@ from pd_lightning.live.knobs import Knobs, load_teachers
 from pd_lightning.live.learner import Learner, LearningPlayer, Lessons
 from pd_lightning.live.memory import Memory
 from pd_lightning.live.play import LIVE_SEEDS, FrozenPlayer, Played, Player
+from pd_lightning.live.recorder import Recorder
 from pd_lightning.pqn import ParallelPlay
+from pd_lightning.recording import header_of
 from pd_lightning.rollout import Policy, Returns
 from pd_lightning.streaming import Batch
 
@@ -53,6 +57,8 @@ class LiveTeacher(pl.LightningDataModule):
         updates: in an epoch; only a unit.
         protocol: rules of play: paper, nature or machado; a teacher that learns does so by those of its preset.
         fire: press FIRE for the player at a start and after each lost life (default: as the teacher was trained).
+        record_to: folder of datasets to which what is played is written, whole episodes in shards of an hour, as
+            recordings are: RECORD_TO/GAME/0000.h5, ... (not while the teacher learns: its rewards are clipped).
         seed: of the games, of a learning teacher's weights, and of the batches.
         lessons: how a learning teacher learns.
 
@@ -79,6 +85,7 @@ class LiveTeacher(pl.LightningDataModule):
         updates: int = 1000,
         protocol: str = "paper",
         fire: bool | None = None,
+        record_to: str | None = None,
         seed: int = 0,
         lessons: Lessons = Lessons(),  # noqa: B008 (frozen)
     ) -> None:
@@ -88,6 +95,13 @@ class LiveTeacher(pl.LightningDataModule):
             prefill, parallel, steps, updates, protocol, seed, lessons,
         )  # fmt: skip
         self.knobs.check()
+        if learn and record_to is not None:
+            raise ValueError(
+                f"record_to is {record_to}, but a teacher that learns sees clipped rewards and changes: choose "
+                "--data.record_to null, and record it when it has learned"
+            )
+        self.record_to = record_to
+        self.recorders: dict[str, Recorder] = {}
         self.actions = {game: len(action_meanings(game)) for game in games}
         self.frozen = {} if learn else load_teachers(games, root, teachers)
         self.outputs = {game: self.frozen[game].outputs if self.frozen else "q" for game in games}
@@ -158,6 +172,13 @@ class LiveTeacher(pl.LightningDataModule):
             self.memories[game] = Memory(
                 knobs.capacity(ranks), knobs.parallel, self.actions[game], self.trainer.strategy.root_device
             )
+        if self.record_to is not None:
+            rules, who = named_protocol(knobs.protocol), knobs.player
+            for game, teacher in self.frozen.items():
+                header = header_of(teacher, rules, knobs.parallel, knobs.seed, self.fire[game])
+                self.recorders[game] = Recorder(
+                    Path(self.record_to) / game, replace(header, player=who), self.trainer.global_rank, ranks
+                )
         if knobs.learn:
             self._group = torch.distributed.new_group() if ranks > 1 else None  # of its own: it learns in a thread
             rounds = knobs.rounds_due(self._total_updates(), ranks)
@@ -226,10 +247,13 @@ class LiveTeacher(pl.LightningDataModule):
         for player in self._players.values():
             if isinstance(player, LearningPlayer):
                 player.epsilon = epsilon
-        return {
+        rounds = {
             game: player.play(None if students is None else students[game], beta)
             for game, player in self._players.items()
         }
+        for game, recorder in self.recorders.items():
+            recorder.add(rounds[game])
+        return rounds
 
     @property
     def _ranks(self) -> int:
@@ -360,6 +384,8 @@ class LiveTeacher(pl.LightningDataModule):
             self._thread.shutdown()
             self._thread, self._ahead = None, None
             torch.set_num_threads(self._cores)
+        for recorder in self.recorders.values():
+            recorder.flush()
 
 
 def frame_statistics(batch: Batch) -> tuple[Tensor, float]:

@@ -134,7 +134,7 @@ def check_same(path: Path, found: Header, wanted: Header) -> None:
         ShardError: a field differs; the message names it.
     """
     for field in ("game", "protocol", "epsilon", "noop_max", "frame_limit", "sticky", "fire", "seed", "shard",
-                  "steps_goal", "parallel_games", "teacher_sha256", "outputs"):  # fmt: skip
+                  "steps_goal", "parallel_games", "teacher_sha256", "outputs", "player"):  # fmt: skip
         if getattr(found, field) != getattr(wanted, field):
             raise ShardError(
                 f"{path}: {field} is {getattr(found, field)}, this recording's is {getattr(wanted, field)}; "

@@ -26,5 +26,10 @@ def teacher_of(shards: dict[str, list[Shard]], runs: list[Run], student: Student
     if live:
         return np.concatenate([points[max(points)] for points in live])
     found = shards.get(game, [])
-    fits = found and found[0].header.protocol == student.protocol and student.fire in (None, found[0].header.fire)
+    header = found[0].header if found else None
+    fits = (
+        header is not None
+        and (header.protocol, header.player) == (student.protocol, "teacher")
+        and student.fire in (None, header.fire)
+    )
     return np.concatenate([shard.returns for shard in found]) if fits else np.empty(0)

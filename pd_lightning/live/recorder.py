@@ -1,0 +1,104 @@
+"""Live play that leaves a dataset behind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import zstandard
+
+from pd_lightning.atari import STACK, STEPS_PER_HOUR
+from pd_lightning.blocks import BLOCK, CHUNK, Header, ShardWriter
+from pd_lightning.live.play import Played
+
+
+@dataclass
+class Episode:
+    """An episode that is being played: packed blocks, and the steps of the block that is still open."""
+
+    blocks: list[tuple[bytes, np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=list)
+    frames: list[np.ndarray] = field(default_factory=list)
+    q: list[np.ndarray] = field(default_factory=list)
+    actions: list[int] = field(default_factory=list)
+    rewards: list[float] = field(default_factory=list)
+    total: float = 0.0
+
+
+class Recorder:
+    """Writes whole episodes to shards of an hour; one that is not over when play ends is left out.
+
+    Args:
+        folder: the game's.
+        header: of all shards, but for their numbers.
+        rank: this process, of `ranks` that record into the folder; each takes every so-many-th number that is free.
+        ranks: all processes.
+    """
+
+    def __init__(self, folder: Path, header: Header, rank: int = 0, ranks: int = 1) -> None:
+        self.folder, self.header = folder, header
+        folder.mkdir(parents=True, exist_ok=True)  # if it cannot be, that is said before anything is played
+        taken = [int(path.stem) for path in folder.glob("[0-9]*.h5") if path.stem.isdecimal()]
+        self._number = (max(taken, default=-1) // ranks + 1) * ranks + rank
+        self._ranks = ranks
+        self._open: list[Episode] = []
+        self._done: list[Episode] = []
+        self._steps = 0
+        self._packer, self._unpacker = zstandard.ZstdCompressor(3), zstandard.ZstdDecompressor()
+
+    def add(self, played: Played) -> None:
+        """Takes a round."""
+        states, q = played.states.numpy(), played.q.numpy()
+        if not self._open:
+            self._open = [Episode() for _ in range(states.shape[1])]
+        for t in range(len(states)):
+            for game, episode in enumerate(self._open):
+                # A block's first step brings all 4 frames of its state, the others only their newest.
+                episode.frames.append(states[t, game] if not episode.actions else states[t, game, -1:])
+                episode.q.append(q[t, game])
+                episode.actions.append(int(played.actions[t, game]))
+                episode.rewards.append(float(played.rewards[t, game]))
+                if len(episode.actions) == BLOCK or played.ended[t, game]:
+                    self._pack(episode)
+                if played.ended[t, game]:
+                    self._finish(episode)
+                    self._open[game] = Episode()
+
+    def _pack(self, episode: Episode) -> None:
+        """Closes an episode's block."""
+        packed = self._packer.compress(np.concatenate(episode.frames).tobytes())
+        rewards = np.array(episode.rewards, np.float32)
+        episode.blocks.append((packed, np.stack(episode.q), np.array(episode.actions, np.uint8), rewards))
+        episode.total += sum(episode.rewards)
+        for part in (episode.frames, episode.q, episode.actions, episode.rewards):
+            part.clear()
+
+    def _finish(self, episode: Episode) -> None:
+        """Keeps an episode, and writes a shard when there is an hour of them."""
+        self._done.append(episode)
+        self._steps += sum(len(actions) for _, _, actions, _ in episode.blocks)
+        if self._steps >= STEPS_PER_HOUR:
+            self.flush()
+
+    def flush(self) -> Path | None:
+        """Writes the episodes that are over as a shard, if there are any.
+
+        Returns:
+            The shard.
+
+        Raises:
+            ShardError: it cannot be written.
+        """
+        if not self._done:
+            return None
+        path = self.folder / f"{self._number:04d}.h5"
+        with ShardWriter(path, replace(self.header, shard=self._number, steps_goal=STEPS_PER_HOUR)) as writer:
+            for number, episode in enumerate(self._done):
+                for packed, q, actions, rewards in episode.blocks:
+                    shape = (len(actions) + STACK - 1, *CHUNK[1:])
+                    frames = np.frombuffer(self._unpacker.decompress(packed), np.uint8).reshape(shape)
+                    writer.add(frames, q, actions, rewards, number)
+            writer.finish([episode.total for episode in self._done])
+        self._number += self._ranks
+        self._done, self._steps = [], 0
+        return path
