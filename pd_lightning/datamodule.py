@@ -129,7 +129,7 @@ class TeacherDatasets(pl.LightningDataModule):
         self.mixture: Mixture | None = None
 
     def teacher_returns(self, protocol: str, fire: bool = False) -> dict[str, float]:
-        """Mean return of each game's recorded episodes, if its teacher played them under `protocol`, with FIRE or without.
+        """Mean return of each game's recorded episodes, if its teacher played them by these rules.
 
         What students are compared with; scores under different rules do not compare, so other games are left out.
         """

@@ -208,6 +208,11 @@ def live(teachers, **other):
     return LiveTeacher(**{**options, **other})
 
 
+def stage_of(data):
+    assert data.stage is not None
+    return data.stage
+
+
 def student(data, **other):
     torch.manual_seed(0)
     return PolicyDistillation(data.actions, "net3", **{"warmup": 2, **other})
@@ -236,7 +241,7 @@ def test_a_run_learns_from_so_many_rounds_as_are_due_and_the_same_ones_again(tea
     monkeypatch.setattr(PolicyDistillation, "training_step", lambda self, *a: seen.append(a[0]) or step(self, *a))
     data = live(teachers, **WAYS[way])
     first = run(data)
-    assert data.rounds == data.knobs.rounds_due(7, 1)
+    assert stage_of(data).rounds == data.knobs.rounds_due(7, 1)
     assert {game: len(part.states) for game, part in seen[0].items()} == dict.fromkeys(data.knobs.games, 16)
     again = run(live(teachers, **WAYS[way]))
     for a, b in zip(seen[:8], seen[8:], strict=True):
@@ -252,7 +257,7 @@ def test_a_student_that_follows_comes_nearer(teachers):
     for updates in (1, 40):
         data = live(teachers, batch_size=64, memory=2000, prefill=400)
         module = run(data, updates)
-        states, q = data.memories["pong"].newest(500)
+        states, q = stage_of(data).memories["pong"].newest(500)
         far.append(float(kl(module(states)["pong"], q)))
     assert far[1] < 0.7 * far[0]
 
@@ -319,7 +324,7 @@ def test_a_run_goes_on_with_memory_and_teacher_as_they_were(teachers, tmp_path, 
     saved = ModelCheckpoint(tmp_path, save_top_k=-1, every_n_train_steps=5)
     run(live(teachers, **WAYS[way]), 5, enable_checkpointing=True, callbacks=[saved])
     checkpoint = torch.load(tmp_path / "epoch=0-step=5.ckpt", weights_only=True)
-    state = checkpoint["LiveTeacher"]
+    state = checkpoint["LiveTeacher"]["stage"]
     data = live(teachers, **WAYS[way])
     loaded = {}
     load = data.load_state_dict
@@ -327,8 +332,8 @@ def test_a_run_goes_on_with_memory_and_teacher_as_they_were(teachers, tmp_path, 
     def watch(state_dict):
         load(state_dict)
         loaded.update(
-            rounds=data.rounds,
-            memories={game: memory.state_dict() for game, memory in data.memories.items()},
+            rounds=stage_of(data).rounds,
+            memories={game: memory.state_dict() for game, memory in stage_of(data).memories.items()},
             learners={game: {n: v.clone() for n, v in each.network.state_dict().items()}
                       for game, each in data.learners.items()},
             rates={game: each.schedule.last_epoch for game, each in data.learners.items()},
@@ -340,14 +345,14 @@ def test_a_run_goes_on_with_memory_and_teacher_as_they_were(teachers, tmp_path, 
     trainer.fit(module, datamodule=data, ckpt_path=str(tmp_path / "epoch=0-step=5.ckpt"))
     assert trainer.global_step == 9
     assert loaded["rounds"] == state["rounds"]
-    for game, memory in state["memories"].items():
+    for game, memory in state["processes"][0]["memories"].items():
         for name in ("steps", "frames", "shown", "q"):
             assert torch.equal(torch.as_tensor(loaded["memories"][game][name]), torch.as_tensor(memory[name]))
     for game, learner in state["learners"].items():
         assert loaded["rates"][game] == learner["schedule"]["last_epoch"] > 0
         for name, value in learner["network"].items():
             assert torch.equal(loaded["learners"][game][name], value)
-    assert data.rounds == data.knobs.rounds_due(8, 1)
+    assert stage_of(data).rounds == data.knobs.rounds_due(8, 1)
 
 
 def test_a_checkpoint_of_other_settings_is_refused(teachers, tmp_path):
@@ -420,10 +425,10 @@ class Witness(Callback):
             for value in values:
                 sha.update(value.cpu().numpy().tobytes())
             return sha.hexdigest()
-        states, q = data.memories["pong"].newest(10**6)
+        states, q = data.stage.memories["pong"].newest(10**6)
         with open(f"rank{trainer.global_rank}.json", "w") as file:
             json.dump({"student": digest(pl_module.student.state_dict().values()), "states": digest([states]),
-                       "kept": len(states), "rounds": data.rounds,
+                       "kept": len(states), "rounds": data.stage.rounds,
                        "teacher": digest(data.learners["pong"].network.state_dict().values())}, file)
 """
 

@@ -34,6 +34,13 @@ class Knobs:
     seed: int
     lessons: Lessons
 
+    def __str__(self) -> str:
+        """Who plays and how much is kept, in a line."""
+        who = "the teacher learns, and acts" if self.learn else f"the teacher takes {self.beta:.0%} of decisions"
+        if self.beta != self.beta_end:
+            who += f", after {self.beta_steps:,} steps {self.beta_end:.0%}"
+        return f"{who}; the newest {self.memory:,} states of {', '.join(self.games)} are kept"
+
     def check(self) -> None:
         """Raises a ValueError that names the first knob that makes no sense."""
         if not self.games or len(set(self.games)) != len(self.games):

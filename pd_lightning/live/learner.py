@@ -53,7 +53,7 @@ class Learner:
     def __init__(
         self, game: str, actions: int, lessons: Lessons, rounds: int, seed: int, device: torch.device | str
     ) -> None:
-        self.game, self.lessons = game, lessons
+        self.game, self.actions, self.lessons = game, actions, lessons
         with torch.random.fork_rng(devices=[]):  # the student's weights do not depend on whether a teacher is made
             torch.manual_seed(seed)
             self.network = QNetwork({game: actions}, "dqn", layer_norm=True)

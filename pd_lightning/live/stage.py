@@ -1,0 +1,198 @@
+"""Where a process plays: its games, its memories, and the thread in which rounds are played ahead of the student."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed
+
+from pd_lightning.atari import named_protocol
+from pd_lightning.live.knobs import Knobs
+from pd_lightning.live.learner import Learner, LearningPlayer
+from pd_lightning.live.memory import Memory
+from pd_lightning.live.play import LIVE_SEEDS, FrozenPlayer, Played, Player
+from pd_lightning.live.recorder import Recorder
+from pd_lightning.rollout import Policy
+from pd_lightning.streaming import Batch
+from pd_lightning.teacher import Teacher
+
+ORDER = 7
+"""Last part of the key of which states are in which batch."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a process is among those of a run.
+
+    Attributes:
+        rank: its number.
+        ranks: how many there are.
+        device: where it learns.
+        context: of the precision in which it learns.
+    """
+
+    rank: int
+    ranks: int
+    device: torch.device
+    context: Callable[[], AbstractContextManager]
+
+
+class Stage:
+    """Plays rounds and remembers them.
+
+    Args:
+        knobs: settings.
+        place: this process.
+        teachers: of each game, frozen or learning.
+        fire: whether FIRE is pressed, by game.
+        recorders: of what is played, by game; may be none.
+
+    Attributes:
+        rounds: how many are in memory, or were.
+        memories: of each game.
+    """
+
+    def __init__(
+        self,
+        knobs: Knobs,
+        place: Place,
+        teachers: Mapping[str, Teacher | Learner],
+        fire: Mapping[str, bool],
+        recorders: Mapping[str, Recorder],
+    ) -> None:
+        self.knobs, self.place, self.teachers, self._fire, self._recorders = knobs, place, teachers, fire, recorders
+        actions = {game: teacher.actions for game, teacher in teachers.items()}
+        capacity = knobs.capacity(place.ranks)
+        self.memories = {game: Memory(capacity, knobs.parallel, actions[game], place.device) for game in knobs.games}
+        self.rounds = 0
+        self._players: dict[str, Player] = {}
+        self._ahead: Future[dict[str, Played]] | None = None
+        self._thread: ThreadPoolExecutor | None = None
+        self._cores = torch.get_num_threads()
+        # A learning teacher averages its gradients in a thread: not among the collectives of the student.
+        self._group = torch.distributed.new_group() if knobs.learn and place.ranks > 1 else None
+
+    def play_one(self) -> None:
+        """Plays a round and remembers it, at once; the teacher acts."""
+        self._take(self._round(None, 1.0))
+
+    def advance(self, update: int, students: Callable[[], Mapping[str, Policy]]) -> dict[str, Batch]:
+        """The batch of an update; rounds that it needs are waited for, and the next is begun.
+
+        Args:
+            update: its number, from 0.
+            students: gives the student as it is now, as a player of each game.
+        """
+        while self.rounds < self.knobs.rounds_due(update, self.place.ranks):
+            if self._ahead is None:
+                self._begin(students)
+            assert self._ahead is not None
+            self._take(self._ahead.result())
+            self._begin(students)
+        return {game: self._batch(game, number, update) for number, game in enumerate(self.knobs.games)}
+
+    def settle(self) -> None:
+        """Waits until nobody plays, and so nobody learns."""
+        if self._ahead is not None:
+            self._ahead.exception()
+
+    def close(self) -> None:
+        """Ends the thread, and writes what was recorded."""
+        if self._thread is not None:
+            self._thread.shutdown()
+            self._thread, self._ahead = None, None
+            torch.set_num_threads(self._cores)
+        for recorder in self._recorders.values():
+            recorder.flush()
+
+    def _start(self) -> None:
+        """Begins all games, from seeds that follow from the number of rounds before."""
+        knobs, threads = self.knobs, max(self._cores // 2, 1)
+        for number, (game, teacher) in enumerate(self.teachers.items()):
+            key, shape = (knobs.seed, number, self.place.rank, self.rounds), (knobs.parallel, knobs.steps)
+            if isinstance(teacher, Learner):
+                self._players[game] = LearningPlayer(
+                    teacher, *shape, self._fire[game], key, threads, self.place.context, self._group
+                )
+            else:
+                rules = named_protocol(knobs.protocol)
+                self._players[game] = FrozenPlayer(teacher, *shape, rules, self._fire[game], key, threads)
+
+    def _round(self, students: Mapping[str, Policy] | None, beta: float) -> dict[str, Played]:
+        """Plays a round of every game."""
+        if not self._players:
+            self._start()
+        played = {}
+        for game, player in self._players.items():
+            if isinstance(player, LearningPlayer):
+                player.epsilon = self.knobs.epsilon(self.rounds, self.place.ranks)
+            played[game] = player.play(None if students is None else students[game], beta)
+            if game in self._recorders:
+                self._recorders[game].add(played[game])
+        return played
+
+    def _take(self, played: Mapping[str, Played]) -> None:
+        """Puts a round into memory."""
+        for game, part in played.items():
+            self.memories[game].add(part.states, part.q)
+        self.rounds += 1
+
+    def _begin(self, students: Callable[[], Mapping[str, Policy]]) -> None:
+        """Has the next round played in the thread."""
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, "play")
+            self._thread.submit(torch.set_num_threads, 1).result()  # of that thread; first: MKL has one number for all
+            if self.place.device.type == "cpu":  # threads that wait for each other lose most to one who disturbs them
+                left = self._cores // 2 if self.knobs.learn else self._cores - 1
+                torch.set_num_threads(max(left, 1))
+        beta = self.knobs.beta_at(self.rounds, self.place.ranks)
+        self._ahead = self._thread.submit(self._round, students() if beta < 1 else None, beta)
+
+    def _batch(self, game: str, number: int, update: int) -> Batch:
+        """States of a memory, each at most once, that follow from seed, rank and update alone."""
+        memory, size = self.memories[game], self.knobs.batch_size // self.place.ranks
+        dice = np.random.default_rng([LIVE_SEEDS, self.knobs.seed, number, self.place.rank, update, ORDER])
+        return memory.batch(dice.choice(len(memory), min(size, len(memory)), replace=False, shuffle=False))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Memories of all processes, teachers that learn, how many rounds were played; games begin anew afterwards."""
+        ahead = None
+        if self._ahead is not None:
+            ahead = {game: {"states": part.states, "q": part.q} for game, part in self._ahead.result().items()}
+        mine = {"memories": {game: memory.state_dict() for game, memory in self.memories.items()}, "ahead": ahead}
+        every: list[Any] = [mine]
+        if self.place.ranks > 1:
+            every = [None] * self.place.ranks
+            torch.distributed.all_gather_object(every, mine)
+        learners = {game: each for game, each in self.teachers.items() if isinstance(each, Learner)}
+        return {
+            "rounds": self.rounds,
+            "processes": every,
+            "learners": {game: copy.deepcopy(learner.state_dict()) for game, learner in learners.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """As it was saved."""
+        mine = state["processes"][self.place.rank]
+        for game, memory in self.memories.items():
+            memory.load_state_dict(mine["memories"][game])
+        for game, teacher in self.teachers.items():
+            if isinstance(teacher, Learner):
+                teacher.load_state_dict(state["learners"][game])
+        self.rounds, self._players = state["rounds"], {}
+        if mine["ahead"]:
+            nothing = np.empty(0)
+            self._ahead = Future()
+            self._ahead.set_result(
+                {
+                    game: Played(each["states"], each["q"], nothing, nothing, nothing)
+                    for game, each in mine["ahead"].items()
+                }
+            )
