@@ -54,7 +54,8 @@ def test_experiments_are_the_papers_games_losses_sizes_and_seeds(datasets, tmp_p
     for game in ("breakout", "freeway", "pong", "qbert"):
         shutil.copytree(datasets / "pong", root / game)
     counts = {name: len(plan([name], settings(root, tmp_path)).runs) for name in EXPERIMENTS}
-    assert counts == {"losses": 4 * 3 * 2, "compression": 4 * 3 * 2, "multi-task": 2 * 2, "temperature": 7 * 2}
+    assert counts == {"losses": 4 * 3 * 2, "compression": 4 * 3 * 2, "multi-task": 2 * 2, "temperature": 7 * 2,
+                      "on-policy": 2 * 3 * 2, "online": 2}  # fmt: skip
     every = plan(list(EXPERIMENTS), settings(root, tmp_path)).runs
     assert len({task.folder for task in every}) == len(every) == sum(counts.values())
     three = plan(["multi-task"], settings(root, tmp_path)).runs[0]

@@ -14,7 +14,7 @@ from pd_lightning.report.runs import Run, Student
 def recordings_of(root: Path, runs: list[Run]) -> dict[str, list[Shard]]:
     """The recordings of the games that were played, where there are any."""
     games = sorted({game for run in runs for game in run.student.games})
-    return {game: open_game(root / game, game, allow_mixed=False) for game in games if (root / game).is_dir()}
+    return {game: open_game(root / game, game, allow_mixed=False) for game in games if any((root / game).glob("*.h5"))}
 
 
 def teacher_of(shards: dict[str, list[Shard]], runs: list[Run], student: Student, game: str) -> np.ndarray:

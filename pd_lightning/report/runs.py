@@ -13,8 +13,9 @@ import numpy as np
 import yaml
 
 NEEDED = ("config.yaml", "returns.csv")
-DATA_SETTINGS = ("batch_size", "mixing", "weights", "learn", "beta", "beta_end", "beta_steps", "fresh", "memory")
-"""What students may differ in, among the options of their data."""
+DATA_SETTINGS = ("batch_size", "mixing", "weights")
+LIVE_SETTINGS = ("learn", "beta", "beta_end", "beta_steps", "fresh", "memory")
+"""What students may differ in, among the options of their data; the latter of a live teacher's."""
 
 
 class ReportError(ValueError):
@@ -129,6 +130,8 @@ def describe(config: dict[str, Any], games: tuple[str, ...]) -> tuple[str, str, 
     settings.pop("games", None)
     data = config.get("data", {}).get("init_args", {})
     kept = {key: data[key] for key in DATA_SETTINGS if data.get(key) is not None}
+    if "beta" in data:
+        kept |= {key: data[key] for key in LIVE_SETTINGS if data.get(key) not in (None, False)}
     optimizer = config.get("optimizer")
     others = {**settings, **kept, **({"optimizer": optimizer["class_path"].rsplit(".", 1)[-1]} if optimizer else {})}
     return size, loss, games, ", ".join(f"{key} {value}" for key, value in sorted(others.items()))

@@ -78,14 +78,15 @@ def detail(measures: Measures) -> str:
     for student, games in measures.items():
         for game, found in games.items():
             low, high = limits(found.resampled(np.random.default_rng(0)))
+            how = ", ".join(filter(None, [student.loss, student.settings]))
             episodes = "/".join(sorted({str(len(values)) for values in found.runs}))
             each = ", ".join(f"{values.mean():.1f}" for values in found.runs)
             rows.append([
-                game, student.size, student.loss, f"{student.updates:,}", f"{len(found.runs)} x {episodes}", each,
+                game, student.size, how, f"{student.updates:,}", f"{len(found.runs)} x {episodes}", each,
                 f"{found.score:.1f}", f"{found.teacher.mean():.1f}" if len(found.teacher) else "-",
                 percent(found.percent) + spread(low, high), percent(found.above_random), percent(found.human),
             ])  # fmt: skip
-    head = ["game", "size", "loss", "updates", "runs x episodes", "return of each run", "score", "teacher",
+    head = ["game", "size", "loss and settings", "updates", "runs x episodes", "return of each run", "score", "teacher",
             "of teacher (95%)", "above random", "human-normalised"]  # fmt: skip
     return markdown(head, rows)
 

@@ -16,7 +16,7 @@ from pd_lightning.reproduce.results import write_results
 from pd_lightning.reproduce.tasks import Task, TaskError
 from pd_lightning.reproduce.workers import Outcome, here, on_cluster
 
-Experiment = Literal["losses", "compression", "multi-task", "temperature", "all"]
+Experiment = Literal["losses", "compression", "multi-task", "temperature", "on-policy", "online", "all"]
 
 
 def show(tasks: tuple[Task, ...], ray: str | None, at_once: int, console: Console) -> list[Outcome]:
@@ -60,7 +60,7 @@ def reproduce(
     The same command goes on where it was killed. Recordings that are missing are made first.
 
     Args:
-        experiment: losses, compression, multi-task, temperature, or all of them.
+        experiment: losses, compression, multi-task, temperature, on-policy (who acts), online, or all of them.
         games: to learn (default: those of the paper's table, each of which needs a teacher here).
         seeds: of the weights; each is a run.
         quick: 3,000 updates on an hour of play, for two cores, instead of 20,000 on four hours.

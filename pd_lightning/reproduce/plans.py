@@ -9,6 +9,7 @@ from pathlib import Path
 from pd_lightning.blocks import ShardError, find_shards
 from pd_lightning.reproduce.tasks import Task
 
+PRESETS = Path(__file__).parent.parent / "presets"
 LOSSES = ("mse", "nll", "kl")
 COMPRESSED = ("net1", "net2", "net3")
 TEMPERATURES = (0.001, 0.003, 0.01, 0.03, 0.1, 1.0, 10.0)
@@ -49,15 +50,18 @@ class Plan:
     runs: tuple[Task, ...]
 
 
-def fit(settings: Settings, name: str, games: Sequence[str], seed: int, *options: str) -> Task:
+def fit(
+    settings: Settings, name: str, games: Sequence[str], seed: int, *options: str, preset: Sequence[str] = ()
+) -> Task:
     """A run of `python train.py fit`."""
     folder = Path(settings.output) / "runs" / f"{name}-seed{seed}"
     words = (
-        "pd_lightning", "fit", f"--data.root={settings.root}", f"--data.games=[{','.join(games)}]", *options,
+        "pd_lightning", "fit", *preset, f"--data.root={settings.root}", f"--data.games=[{','.join(games)}]",
         f"--seed_everything={seed}", f"--trainer.max_steps={settings.updates}",
         f"--trainer.default_root_dir={folder}", "--trainer.enable_progress_bar=false",
         f"--rollouts.episodes={settings.episodes}", "--rollouts.at_start=false",
-        f"--rollouts.every_n_updates={-(-settings.updates // 4)}", "--film.enabled=false", *settings.options,
+        f"--rollouts.every_n_updates={-(-settings.updates // 4)}", "--film.enabled=false",
+        *options, *settings.options,
     )  # fmt: skip
     return Task(str(folder), words)
 
@@ -96,13 +100,37 @@ def temperature(settings: Settings) -> list[Task]:
     ]  # fmt: skip
 
 
+def on_policy(settings: Settings) -> list[Task]:
+    """Who acts, at the same number of states and updates: the teacher, the student, or first one and then the other."""
+    half = round(settings.updates * 256 * 0.125 / 2)  # of the states that a run plays
+    ways = {"teacher": (1, 1, 0), "student": (0, 0, 0), "mixture": (1, 0, half)}
+    return [
+        fit(settings, f"{game}-net3-{way}-acts", [game], seed, "--model.size=net3", f"--data.beta={first}",
+            f"--data.beta_end={last}", f"--data.beta_steps={steps}", preset=[f"--config={PRESETS}/on_policy.yaml"])
+        for seed in settings.seeds for game in settings.games for way, (first, last, steps) in ways.items()
+    ]  # fmt: skip
+
+
+def online(settings: Settings) -> list[Task]:
+    """Section 4.4: a student follows a teacher that is still learning; scored side by side, 20 times."""
+    return [
+        fit(settings, f"{game}-online", [game], seed, f"--data.seed={seed}",
+            f"--rollouts.every_n_updates={-(-settings.updates // 20)}", preset=[f"--config={PRESETS}/online.yaml"])
+        for seed in settings.seeds for game in settings.games
+    ]  # fmt: skip
+
+
 EXPERIMENTS: dict[str, tuple[Callable[[Settings], list[Task]], tuple[str, ...]]] = {
     "losses": (losses, FIRST_TABLE),
     "compression": (compression, FIRST_TABLE),
     "multi-task": (multi_task, THREE),
     "temperature": (temperature, ("pong",)),
+    "on-policy": (on_policy, ("breakout", "pong")),
+    "online": (online, ("pong",)),
 }
 """Name to what it runs, and the games that it runs on unless others are named."""
+LIVE = ("on-policy", "online")
+"""Those that need no recording."""
 
 
 def plan(experiments: Sequence[str], settings: Settings) -> Plan:
@@ -120,7 +148,8 @@ def plan(experiments: Sequence[str], settings: Settings) -> Plan:
     for name in experiments:
         make, usual = EXPERIMENTS[name]
         chosen = settings.games or usual
-        games += [game for game in chosen if game not in games]
+        if name not in LIVE:
+            games += [game for game in chosen if game not in games]
         runs += make(Settings(**{**vars(settings), "games": chosen}))
     return Plan(tuple(recordings(settings, games)), tuple(dict.fromkeys(runs)))
 

@@ -78,5 +78,5 @@ def about(settings: Settings, seconds: Sequence[float], shards: dict) -> str:
         f"{len(seconds)} runs of {settings.updates:,} updates, seeds {', '.join(map(str, settings.seeds))}, scored "
         f"over {settings.episodes} episodes under protocol paper; {sum(seconds) / 3600:.1f} hours in all, "
         f"{min(seconds) / 60:.1f} to {max(seconds) / 60:.1f} minutes each, on {machine}; {packages}.\n\n"
-        f"Learned from: {played}."
+        f"Learned from {played or 'live play'}."
     )
