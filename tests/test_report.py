@@ -281,6 +281,15 @@ def test_a_live_teacher_is_what_its_students_are_compared_with(tmp_path, capsys,
     assert "| 12.0 | 16.0 | 75.0%" in capsys.readouterr().out
 
 
+def test_students_of_live_teachers_differ_in_who_acted(tmp_path):
+    acted = [{"beta": 0.0, "beta_end": None, "learn": False}, {"beta": 1.0, "beta_end": 0.0, "learn": False},
+             {"beta": 1.0, "beta_end": None, "learn": True}]  # fmt: skip
+    found = [read_run(write_run(tmp_path, {"pong": [1.0]}, data=data)).student.settings for data in acted]
+    assert len(set(found)) == 3
+    for shown, part in zip(found, ("beta 0.0,", "beta 1.0, beta_end 0.0,", "learn True"), strict=True):
+        assert part in shown
+
+
 def test_how_steadily_a_student_follows_is_of_the_second_half(tmp_path, capsys, monkeypatch):
     rng = np.random.default_rng(0)
     updates = range(0, 1001, 100)

@@ -12,8 +12,8 @@ from pd_lightning.report.runs import Run, Student
 
 
 def recordings_of(root: Path, runs: list[Run]) -> dict[str, list[Shard]]:
-    """The recordings of the games that were played, where there are any."""
-    games = sorted({game for run in runs for game in run.student.games})
+    """The recordings of the games that were learned from recordings, where there are any."""
+    games = sorted({game for run in runs for game in run.student.games if game not in run.teacher})
     return {game: open_game(root / game, game, allow_mixed=False) for game in games if any((root / game).glob("*.h5"))}
 
 

@@ -131,7 +131,7 @@ def describe(config: dict[str, Any], games: tuple[str, ...]) -> tuple[str, str, 
     data = config.get("data", {}).get("init_args", {})
     kept = {key: data[key] for key in DATA_SETTINGS if data.get(key) is not None}
     if "beta" in data:
-        kept |= {key: data[key] for key in LIVE_SETTINGS if data.get(key) not in (None, False)}
+        kept |= {key: data[key] for key in LIVE_SETTINGS if data.get(key) is not None and data[key] is not False}
     optimizer = config.get("optimizer")
     others = {**settings, **kept, **({"optimizer": optimizer["class_path"].rsplit(".", 1)[-1]} if optimizer else {})}
     return size, loss, games, ", ".join(f"{key} {value}" for key, value in sorted(others.items()))
