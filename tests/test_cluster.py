@@ -76,7 +76,7 @@ def lose_one(machines, when, then=lambda: None):
 def test_shards_that_a_lost_machine_was_recording_are_recorded_by_another(
     cluster, machines, teachers, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(command, "STEPS_PER_HOUR", 2000)  # several seconds of play
+    monkeypatch.setattr(command, "STEPS_PER_HOUR", 600)  # seconds of play: an episode alone is longer
     options = {"teacher": str(teachers["pong"]), "parallel": 2, "check": 0}
     there, alone = tmp_path / "there", tmp_path / "alone"
 

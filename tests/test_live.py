@@ -109,7 +109,7 @@ def test_the_teacher_acts_the_student_acts_or_each_its_share():
     best = a_round(1.0, None)
     assert np.array_equal(best.actions, best.q.argmax(2).numpy())
     assert (a_round(0.0, stubborn).actions == 5).all()
-    mixed = a_round(0.3, stubborn, steps=400)
+    mixed = a_round(0.3, stubborn, steps=150)
     greedy = mixed.q.argmax(2).numpy()
     assert ((mixed.actions == greedy) | (mixed.actions == 5)).all()
     differs = greedy != 5
@@ -118,7 +118,7 @@ def test_the_teacher_acts_the_student_acts_or_each_its_share():
 
 
 def test_a_share_of_actions_is_random_whoever_acts():
-    actions = a_round(0.0, stubborn, epsilon=0.5, steps=400).actions
+    actions = a_round(0.0, stubborn, epsilon=0.5, steps=150).actions
     assert abs((actions != 5).mean() - 0.5 * 5 / 6) < 4 * math.sqrt(0.25 / actions.size)
 
 
