@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from pd_lightning.streaming.mixing import (
     Mixture,
     batch_sizes,
     build_streams,
+    check_devices,
     check_mixing,
     choose_reaches,
     memory_of_all,
@@ -36,6 +37,16 @@ STATISTICS_BLOCKS = 256
 
 class ResumeError(ValueError):
     """A checkpoint's place in the data makes no sense for the data as it is now."""
+
+
+def refuse_changes(saved: Mapping[str, Any], now: Mapping[str, Any], what: str) -> None:
+    """Raises a ResumeError that names the first setting that is not as it was saved, and `what` to give again."""
+    for key, value in now.items():
+        if saved.get(key) != value:
+            raise ResumeError(
+                f"cannot resume: {key} was {saved.get(key)} in the checkpoint and is {value} now; "
+                f"give {what} as they were, or start anew without --ckpt_path"
+            )
 
 
 class HeldOut:
@@ -158,11 +169,7 @@ class TeacherDatasets(pl.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Makes the streams to learn from; nothing is read yet."""
         assert self.trainer is not None
-        if self.batch_size % self.trainer.world_size:
-            raise ValueError(
-                f"batch_size is {self.batch_size}: it must be a multiple of the number of devices, "
-                f"{self.trainer.world_size}; change --data.batch_size"
-            )
+        check_devices(self.batch_size, self.trainer.world_size)
         if stage == "fit":
             streams = self._streams(choose_reaches(self.blocks, self.sizes, self._room()))
             self.mixture = Mixture(streams, self.mixing, self.weights)
@@ -246,12 +253,7 @@ class TeacherDatasets(pl.LightningDataModule):
         """
         if self.mixture is None or self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
             return
-        for key, value in self._order_depends_on().items():
-            if state_dict.get(key) != value:
-                raise ResumeError(
-                    f"cannot resume: {key} was {state_dict.get(key)} in the checkpoint and is {value} now; "
-                    "give --data options and recordings as they were, or start anew without --ckpt_path"
-                )
+        refuse_changes(state_dict, self._order_depends_on(), "--data options and recordings")
         reaches = {game: Reach(*reach) if reach else None for game, reach in state_dict["reaches"].items()}
         need = memory_of_all(self.blocks, self.sizes, reaches) / 2**30
         room = self._room() / 2**30 * (1 if self.memory else 2)  # by itself it takes half of what there is

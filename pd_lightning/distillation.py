@@ -12,7 +12,7 @@ from torchmetrics import MeanMetric
 
 from pd_lightning.losses import LOSSES, kl
 from pd_lightning.networks import SIZES, Student
-from pd_lightning.rollout import Policy
+from pd_lightning.rollout import Policy, policy_of
 from pd_lightning.streaming import Batch
 from pd_lightning.temperature import calibrate, check
 
@@ -115,14 +115,8 @@ class PolicyDistillation(pl.LightningModule):
 
     def policies(self) -> dict[str, Policy]:
         """The student as a player of each game, in the precision of training."""
-        return {game: self._policy(game) for game in self.student.games}
-
-    def _policy(self, game: str) -> Policy:
-        def act(states: Tensor) -> Tensor:
-            with self.trainer.precision_plugin.forward_context():
-                return self.student({game: states.to(self.device)})[game]
-
-        return act
+        context = self.trainer.precision_plugin.forward_context
+        return {game: policy_of(self.student, game, context) for game in self.student.games}
 
     def training_step(self, batch: dict[str, Batch], batch_idx: int) -> Tensor:
         """The mean over all states of the batch, of whichever games they are."""

@@ -8,14 +8,14 @@ are played to their end: taking the first to finish would favour short ones.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pd_lightning.atari import Lives, Protocol, build, named_protocol
 from pd_lightning.scores import interval
@@ -24,6 +24,16 @@ TWO_GROUPS = 8
 """Games from which on it pays to play them in two groups: a network takes nearly as long for two as for four."""
 Policy = Callable[[Tensor], Tensor]
 """States uint8 [n, 4, 84, 84] on the CPU to outputs [n, A]; the greedy action is the largest output."""
+
+
+def policy_of(network: nn.Module, game: str, context: Callable[[], AbstractContextManager]) -> Policy:
+    """What a network of several games says of one of them, on its device, in the precision of a context."""
+
+    def act(states: Tensor) -> Tensor:
+        with context():
+            return network({game: states.to(next(network.parameters()).device)})[game]
+
+    return act
 
 
 class Moment(NamedTuple):

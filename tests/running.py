@@ -1,6 +1,7 @@
 """`train.py` as a process of its own, for tests that kill it or watch it from outside."""
 
 import contextlib
+import csv
 import os
 import signal
 import subprocess
@@ -9,6 +10,12 @@ import time
 from pathlib import Path
 
 TRAIN = Path(__file__).parent.parent / "train.py"
+
+
+def lines(file):
+    """The rows of a CSV file."""
+    with file.open(newline="") as opened:
+        return list(csv.DictReader(opened))
 
 
 class Run:

@@ -1,6 +1,5 @@
 """Live play: what is in memory is what was played, by whom it was to be played, and a run goes on where it was."""
 
-import csv
 import json
 import math
 from contextlib import nullcontext
@@ -11,7 +10,7 @@ import pytest
 import torch
 from conftest import quiet_trainer, tiny_network
 from pytorch_lightning.callbacks import ModelCheckpoint
-from running import Run
+from running import Run, lines
 
 from pd_lightning.atari import PROTOCOLS, Protocol
 from pd_lightning.blocks import Shard
@@ -372,11 +371,6 @@ SMALL = ["--data.batch_size=16", "--data.memory=200", "--data.prefill=40", "--da
          "--data.lessons.minibatches=2", "--rollouts.at_start=false", "--film.enabled=false",
          "--checkpoint.every_n_train_steps=2"]  # fmt: skip
 PRESET = {name: f"--config={PRESETS / name}.yaml" for name in ("on_policy", "online")}
-
-
-def lines(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def test_killed_by_force_a_run_goes_on_and_teacher_and_student_are_scored_side_by_side(tmp_path):

@@ -1,6 +1,5 @@
 """`python train.py fit`, as a user runs it: from end to end, killed and resumed, interrupted, and by two processes."""
 
-import csv
 import json
 import os
 import re
@@ -15,7 +14,7 @@ import pytorch_lightning as pl
 import torch
 import yaml
 from conftest import quiet_trainer
-from running import Run
+from running import Run, lines
 
 from pd_lightning.callbacks import SEEDS
 from pd_lightning.datamodule import TeacherDatasets
@@ -44,11 +43,6 @@ def whole(root, tmp_path_factory):
     status, output = run.end()
     assert status == 0, output
     return run.folder, output
-
-
-def lines(file):
-    with file.open(newline="") as opened:
-        return list(csv.DictReader(opened))
 
 
 def checkpoint(folder, version=0):

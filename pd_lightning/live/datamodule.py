@@ -16,15 +16,16 @@ from rich.progress import Progress
 from torch import Tensor
 
 from pd_lightning.atari import action_meanings, named_protocol
-from pd_lightning.datamodule import ResumeError
+from pd_lightning.datamodule import refuse_changes
 from pd_lightning.live.knobs import Knobs, load_teachers
 from pd_lightning.live.learner import Learner, Lessons
 from pd_lightning.live.recorder import Recorder
 from pd_lightning.live.stage import Place, Stage
-from pd_lightning.pqn import ParallelPlay
+from pd_lightning.pqn.play import ParallelPlay, image_statistics
 from pd_lightning.recording import header_of
-from pd_lightning.rollout import Policy, Returns
+from pd_lightning.rollout import Policy, Returns, policy_of
 from pd_lightning.streaming import Batch
+from pd_lightning.streaming.mixing import check_devices
 
 SAMPLE = 4096
 """How many of the newest states the mean image and the temperature are taken from."""
@@ -115,7 +116,8 @@ class LiveTeacher(pl.LightningDataModule):
     def statistics(self) -> dict[str, tuple[Tensor, float]]:
         """Mean image float32 [84, 84] and deviation of what is in memory, both in grey levels."""
         assert self.stage is not None
-        return {game: frame_statistics(memory.newest(SAMPLE)) for game, memory in self.stage.memories.items()}
+        newest = {game: memory.newest(SAMPLE).states[:, -1] for game, memory in self.stage.memories.items()}
+        return {game: image_statistics(frames.cpu().numpy()) for game, frames in newest.items()}
 
     def teacher_q(self, game: str) -> np.ndarray:
         """What the teacher thought of what is in memory, float32 [S, A].
@@ -152,7 +154,7 @@ class LiveTeacher(pl.LightningDataModule):
         """Makes memories and teachers, and plays what the first update needs."""
         assert self.trainer is not None
         knobs, trainer = self.knobs, self.trainer
-        knobs.check_devices(trainer.world_size)
+        check_devices(knobs.batch_size, trainer.world_size)
         context = trainer.precision_plugin.forward_context
         place = Place(trainer.global_rank, trainer.world_size, trainer.strategy.root_device, context)
         for teacher in self.frozen.values():
@@ -211,16 +213,8 @@ class LiveTeacher(pl.LightningDataModule):
         assert self.trainer is not None
         assert self.stage is not None
         module: Any = self.trainer.lightning_module
-        student, place = copy.deepcopy(module.student).eval(), self.stage.place
-
-        def policy(game: str) -> Policy:
-            def act(states: Tensor) -> Tensor:
-                with place.context():
-                    return student({game: states.to(place.device)})[game]
-
-            return act
-
-        return {game: policy(game) for game in self.knobs.games}
+        student = copy.deepcopy(module.student).eval()
+        return {game: policy_of(student, game, self.stage.place.context) for game in self.knobs.games}
 
     def state_dict(self) -> dict[str, Any]:
         """What was played and learned, and under which settings."""
@@ -237,13 +231,8 @@ class LiveTeacher(pl.LightningDataModule):
         """
         if self.stage is None or self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
             return
-        for key, value in self.knobs.state_dict(self.stage.place.ranks).items():
-            was = state_dict.get("knobs", {}).get(key)
-            if was != value:
-                raise ResumeError(
-                    f"cannot resume: {key} was {was} in the checkpoint and is {value} now; give --data options as they "
-                    "were, or start anew without --ckpt_path"
-                )
+        settings = self.knobs.state_dict(self.stage.place.ranks)
+        refuse_changes(state_dict.get("knobs", {}), settings, "--data options")
         self.scored = state_dict["scored"]
         self.stage.load_state_dict(state_dict["stage"])
 
@@ -267,11 +256,3 @@ def total_updates(trainer: pl.Trainer, epoch: int) -> int:
     if not limits:
         raise ValueError("a teacher that learns needs an end: give --trainer.max_steps")
     return min(limits)
-
-
-def frame_statistics(batch: Batch) -> tuple[Tensor, float]:
-    """Mean image float32 [84, 84] and root mean square deviation from it, in grey levels, of states' newest frames."""
-    frames = batch.states[:, -1].double()
-    mean = frames.mean(0)
-    deviation = float((frames - mean).square().mean().sqrt())
-    return mean.float().cpu(), deviation

@@ -11,6 +11,7 @@ from pd_lightning.atari import check_game, named_protocol
 from pd_lightning.live.learner import Lessons
 from pd_lightning.live.memory import STATE_BYTES
 from pd_lightning.machine import available_memory
+from pd_lightning.pqn.games import linear
 from pd_lightning.teacher import Teacher, load_teacher
 
 
@@ -83,14 +84,6 @@ class Knobs:
                 f"{int(free / 2 / STATE_BYTES / len(self.games)):,}"
             )
 
-    def check_devices(self, ranks: int) -> None:
-        """Raises a ValueError if so many devices cannot share a batch."""
-        if self.batch_size % ranks:
-            raise ValueError(
-                f"batch_size is {self.batch_size}: it must be a multiple of the number of devices, {ranks}; change "
-                "--data.batch_size"
-            )
-
     def capacity(self, ranks: int) -> int:
         """Steps of each game that a device keeps: at least two rounds."""
         return max(self.memory // (self.parallel * ranks), 2 * self.steps)
@@ -114,15 +107,12 @@ class Knobs:
 
     def beta_at(self, rounds: int, ranks: int) -> float:
         """Probability that the teacher acts, after so many rounds."""
-        played = rounds * self.round_states(ranks)
-        share = min(played / self.beta_steps, 1.0) if self.beta_steps else 1.0
-        return self.beta + share * (self.beta_end - self.beta)
+        return linear(self.beta, self.beta_end, self.beta_steps, rounds * self.round_states(ranks))
 
     def epsilon(self, rounds: int, ranks: int) -> float:
         """Share of random actions of a teacher that learns, after so many rounds."""
-        lessons = self.lessons
-        share = min(rounds * self.round_states(ranks) / max(lessons.epsilon_steps, 1), 1.0)
-        return lessons.epsilon_start + share * (lessons.epsilon_end - lessons.epsilon_start)
+        start, end, steps = self.lessons.epsilon_start, self.lessons.epsilon_end, self.lessons.epsilon_steps
+        return linear(start, end, steps, rounds * self.round_states(ranks))
 
     def state_dict(self, ranks: int) -> dict[str, object]:
         """What a resumed run must have as it was; plain values."""

@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed
-from torch import Tensor
 
 from pd_lightning.live.play import LIVE_SEEDS, Played
 from pd_lightning.networks import QNetwork
-from pd_lightning.pqn.games import Games, Minibatch
+from pd_lightning.pqn.games import Games, Minibatch, minibatches
 from pd_lightning.pqn.learning import optimizer_of, squared_error
-from pd_lightning.rollout import Policy
+from pd_lightning.rollout import Policy, policy_of
 
 Group = Any
 """Processes that learn together, as torch.distributed knows them; None is this one alone."""
@@ -64,12 +63,7 @@ class Learner:
 
     def policy(self, context: Callable[[], AbstractContextManager]) -> Policy:
         """Its Q-values, float32 [B, A], in the precision of a context."""
-
-        def act(states: Tensor) -> Tensor:
-            with torch.inference_mode(), context():
-                return self.network({self.game: states.to(next(self.network.parameters()).device)})[self.game]
-
-        return act
+        return policy_of(self.network, self.game, context)
 
     def state_dict(self) -> dict[str, Any]:
         """Weights, optimizer and learning rate."""
@@ -123,13 +117,10 @@ class LearningPlayer:
         """See `Player`; the teacher always acts, since it learns from what it does."""
         policy = self.learner.policy(self.context)
         played = self._games.play(policy, self.epsilon)
-        states, actions, targets = played.learned
-        lessons, n = self.learner.lessons, len(actions)
-        for _ in range(lessons.passes):
-            for rows in np.array_split(self._order.permutation(n), lessons.minibatches):
-                index = torch.from_numpy(rows)
-                self._update(Minibatch(states[index], actions[index], targets[index]))
-        shape = (self._games.steps, self._games.parallel)
+        lessons, shape = self.learner.lessons, (self._games.steps, self._games.parallel)
+        for batch in minibatches(played.learned, lessons.passes, lessons.minibatches, self._order):
+            self._update(batch)
+        states, actions, _ = played.learned
         return Played(
             states.unflatten(0, shape), played.outputs, actions.view(shape).numpy(), played.rewards, played.over
         )

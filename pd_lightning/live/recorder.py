@@ -9,19 +9,17 @@ import numpy as np
 import zstandard
 
 from pd_lightning.atari import STACK, STEPS_PER_HOUR
-from pd_lightning.blocks import BLOCK, CHUNK, Header, ShardWriter
+from pd_lightning.blocks import CHUNK, Header, ShardWriter
 from pd_lightning.live.play import Played
+from pd_lightning.recording.shards import OpenBlock
 
 
 @dataclass
 class Episode:
-    """An episode that is being played: packed blocks, and the steps of the block that is still open."""
+    """An episode that is being played: its blocks with packed frames, the one that is still open, and its return."""
 
     blocks: list[tuple[bytes, np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=list)
-    frames: list[np.ndarray] = field(default_factory=list)
-    q: list[np.ndarray] = field(default_factory=list)
-    actions: list[int] = field(default_factory=list)
-    rewards: list[float] = field(default_factory=list)
+    open: OpenBlock = field(default_factory=OpenBlock)
     total: float = 0.0
 
 
@@ -53,25 +51,15 @@ class Recorder:
             self._open = [Episode() for _ in range(states.shape[1])]
         for t in range(len(states)):
             for game, episode in enumerate(self._open):
-                # A block's first step brings all 4 frames of its state, the others only their newest.
-                episode.frames.append(states[t, game] if not episode.actions else states[t, game, -1:])
-                episode.q.append(q[t, game])
-                episode.actions.append(int(played.actions[t, game]))
-                episode.rewards.append(float(played.rewards[t, game]))
-                if len(episode.actions) == BLOCK or played.ended[t, game]:
-                    self._pack(episode)
-                if played.ended[t, game]:
+                reward, over = float(played.rewards[t, game]), played.ended[t, game]
+                full = episode.open.add(states[t, game], q[t, game], int(played.actions[t, game]), reward)
+                episode.total += reward
+                if full or over:
+                    frames, q_values, chosen, rewards = episode.open.close()
+                    episode.blocks.append((self._packer.compress(frames.tobytes()), q_values, chosen, rewards))
+                if over:
                     self._finish(episode)
                     self._open[game] = Episode()
-
-    def _pack(self, episode: Episode) -> None:
-        """Closes an episode's block."""
-        packed = self._packer.compress(np.concatenate(episode.frames).tobytes())
-        rewards = np.array(episode.rewards, np.float32)
-        episode.blocks.append((packed, np.stack(episode.q), np.array(episode.actions, np.uint8), rewards))
-        episode.total += sum(episode.rewards)
-        for part in (episode.frames, episode.q, episode.actions, episode.rewards):
-            part.clear()
 
     def _finish(self, episode: Episode) -> None:
         """Keeps an episode, and writes a shard when there is an hour of them."""

@@ -19,6 +19,7 @@ from pd_lightning.live.learner import Learner, LearningPlayer
 from pd_lightning.live.memory import Memory
 from pd_lightning.live.play import LIVE_SEEDS, FrozenPlayer, Played, Player
 from pd_lightning.live.recorder import Recorder
+from pd_lightning.pqn.play import playing_thread
 from pd_lightning.rollout import Policy
 from pd_lightning.streaming import Batch
 from pd_lightning.teacher import Teacher
@@ -147,8 +148,7 @@ class Stage:
     def _begin(self, students: Callable[[], Mapping[str, Policy]]) -> None:
         """Has the next round played in the thread."""
         if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, "play")
-            self._thread.submit(torch.set_num_threads, 1).result()  # of that thread; first: MKL has one number for all
+            self._thread = playing_thread()
             if self.place.device.type == "cpu":  # threads that wait for each other lose most to one who disturbs them
                 left = self._cores // 2 if self.knobs.learn else self._cores - 1
                 torch.set_num_threads(max(left, 1))

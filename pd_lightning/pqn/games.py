@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -71,6 +72,20 @@ def lambda_returns(
         mixed = trace * ahead + (1 - trace) * values[t + 1]
         ahead = targets[t] = rewards[t] + discount * np.where(ends[t], 0, mixed)
     return targets
+
+
+def minibatches(learned: Minibatch, passes: int, count: int, order: np.random.Generator) -> Iterator[Minibatch]:
+    """A round's steps, `passes` times over, each time shuffled anew and cut into `count` minibatches."""
+    for _ in range(passes):
+        for rows in np.array_split(order.permutation(len(learned.actions)), count):
+            index = torch.from_numpy(rows)
+            yield Minibatch(*(part.index_select(0, index) for part in learned))
+
+
+def linear(first: float, last: float, steps: int, played: int) -> float:
+    """What goes linearly from first to last within so many steps, after `played` of them; at once, if they are 0."""
+    share = min(played / steps, 1.0) if steps else 1.0
+    return first + share * (last - first)
 
 
 class Games:

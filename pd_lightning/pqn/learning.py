@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from pd_lightning.networks import QNetwork
 from pd_lightning.pqn.games import Minibatch
-from pd_lightning.rollout import Policy
+from pd_lightning.rollout import Policy, policy_of
 from pd_lightning.teacher import load_teacher
 
 LOGITS_TO_Q = 0.01
@@ -122,18 +122,11 @@ class PQN(pl.LightningModule):
 
     def policy(self, game: str) -> Policy:
         """The network's Q-values as a policy, in the precision of training."""
-        return self._policy(self.network, game)
+        return policy_of(self.network, game, self.trainer.precision_plugin.forward_context)
 
     def snapshot(self, game: str) -> Policy:
         """The same, of the network as it is now: it does not learn any more."""
-        return self._policy(copy.deepcopy(self.network), game)
-
-    def _policy(self, network: QNetwork, game: str) -> Policy:
-        def act(states: Tensor) -> Tensor:
-            with self.trainer.precision_plugin.forward_context():
-                return network({game: states.to(self.device)})[game]
-
-        return act
+        return policy_of(copy.deepcopy(self.network), game, self.trainer.precision_plugin.forward_context)
 
     def policies(self) -> dict[str, Policy]:
         """Who plays which game when scores are taken."""

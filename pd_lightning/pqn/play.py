@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pd_lightning.atari import PROTOCOLS, action_meanings, build, check_game
-from pd_lightning.pqn.games import TRAINING_SEEDS, Games, Minibatch, Round
+from pd_lightning.pqn.games import TRAINING_SEEDS, Games, Minibatch, Round, linear, minibatches
 from pd_lightning.rollout import Policy, episode_seeds
 
 ORDER = 1
@@ -91,10 +91,7 @@ class ParallelPlay(pl.LightningDataModule):
         env.reset(seed=episode_seeds(self.parallel, TRAINING_SEEDS, self.seed))
         chance = np.random.default_rng(self.seed)
         play = (env.step(chance.integers(self.actions[self.game], size=self.parallel))[0] for _ in range(100))
-        frames = np.stack([states[:, -1] for states in play]).reshape(-1, 84, 84)
-        mean = frames.mean(0, dtype=np.float64)
-        deviation = float(np.sqrt(frames.var(0, dtype=np.float64).mean()))
-        return {self.game: (torch.from_numpy(mean).float(), deviation)}
+        return {self.game: image_statistics(np.concatenate([states[:, -1] for states in play]))}
 
     def train_dataloader(self) -> ParallelPlay:
         """Itself: one iteration is one epoch."""
@@ -117,10 +114,7 @@ class ParallelPlay(pl.LightningDataModule):
             )
             for played in self._rounds(games, thread, first):
                 self.returns += played.returns
-                for _ in range(self.passes):
-                    for rows in np.array_split(order.permutation(self.parallel * self.steps), self.minibatches):
-                        index = torch.from_numpy(rows)
-                        yield Minibatch(*(part.index_select(0, index) for part in played.learned))
+                yield from minibatches(played.learned, self.passes, self.minibatches, order)
 
     def _rounds(self, games: Games, thread: ThreadPoolExecutor, first: int) -> Iterator[Round]:
         """An epoch's rounds; each is begun when the one before it is handed out, from the weights of that moment."""
@@ -138,8 +132,21 @@ class ParallelPlay(pl.LightningDataModule):
 
     def epsilon(self, played: int) -> float:
         """Share of random actions after `played` decisions over all games and devices."""
-        share = min(played / self.epsilon_steps, 1.0) if self.epsilon_steps else 1.0
-        return self.epsilon_start + share * (self.epsilon_end - self.epsilon_start)
+        return linear(self.epsilon_start, self.epsilon_end, self.epsilon_steps, played)
+
+
+def image_statistics(frames: np.ndarray) -> tuple[Tensor, float]:
+    """Mean image float32 [84, 84] and root mean square deviation from it, in grey levels, of uint8 [n, 84, 84]."""
+    mean = frames.mean(0, dtype=np.float64)
+    deviation = float(np.sqrt(frames.var(0, dtype=np.float64).mean()))
+    return torch.from_numpy(mean).float(), deviation
+
+
+def playing_thread() -> ThreadPoolExecutor:
+    """A thread to play in, which has one of torch's threads. The caller sets its own number afterwards."""
+    thread = ThreadPoolExecutor(1, "play")
+    thread.submit(torch.set_num_threads, 1).result()  # of that thread; first, since MKL has one number for all
+    return thread
 
 
 @contextmanager
@@ -150,8 +157,7 @@ def half_of_the_cores(device: torch.device) -> Iterator[tuple[ThreadPoolExecutor
     """
     cores = torch.get_num_threads()
     learning = max(cores // 2, 1) if device.type == "cpu" else cores
-    with ThreadPoolExecutor(1, "play") as thread:
-        thread.submit(torch.set_num_threads, 1).result()  # of that thread; first, since MKL has one number for all
+    with playing_thread() as thread:
         torch.set_num_threads(learning)
         try:
             yield thread, max(cores - learning, 1) if device.type == "cpu" else 0

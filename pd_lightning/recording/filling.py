@@ -26,6 +26,18 @@ def shard_path(folder: Path, plan: Header) -> Path:
     return folder / f"{plan.shard:04d}.h5"
 
 
+def kept_shard(path: Path, plan: Header, progress: Progress) -> Shard:
+    """A shard that is there.
+
+    Raises:
+        ShardError: it is broken, or of another recording.
+    """
+    shard = Shard(path)
+    check_same(path, shard.header, plan)
+    progress.console.out(f"kept     {path}")
+    return shard
+
+
 def show_steps(progress: Progress, name: str, goal: int) -> Callable[[int], None]:
     """A function that counts the steps of a shard, and shows them as a bar from the first on."""
     bar: TaskID | None = None
@@ -57,10 +69,7 @@ def fill(agent: Teacher, folder: Path, plans: list[Header], progress: Progress) 
     while missing := {shard_path(folder, plan): plan for plan in plans if plan.shard not in shards}:
         finished = [path for path in missing if path.exists()]
         for path in finished:
-            shard = Shard(path)
-            check_same(path, shard.header, missing[path])
-            shards[missing[path].shard] = shard
-            progress.console.out(f"kept     {path}")
+            shards[missing[path].shard] = kept_shard(path, missing[path], progress)
         if finished:
             continue
         # Only a finished shard tells whether another process records the same as this one. So the first is waited for.
@@ -80,7 +89,7 @@ def fill(agent: Teacher, folder: Path, plans: list[Header], progress: Progress) 
     return [shards[plan.shard] for plan in plans]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # told apart by what they are, not by their content: a header has no hash
 class Order:
     """A shard that some machine of a cluster is to record.
 
@@ -132,20 +141,14 @@ def fill_on_ray(address: str, orders: list[Order], progress: Progress) -> list[S
         TeacherError: a machine cannot load the teacher.
         ClusterError: there is no cluster.
     """
-    missing = []
-    for order in orders:
-        if order.path.exists():
-            check_same(order.path, Shard(order.path).header, order.header)
-            progress.console.out(f"kept     {order.path}")
-        else:
-            missing.append(order)
-    bar = progress.add_task("shards", total=len(orders), completed=len(orders) - len(missing), unit="", rate="")
+    shards = {order: kept_shard(order.path, order.header, progress) for order in orders if order.path.exists()}
+    missing = [order for order in orders if order not in shards]
+    bar = progress.add_task("shards", total=len(orders), completed=len(shards), unit="", rate="")
     for order, error in on_ray(address, record_order, missing) if missing else ():
         if error:
             raise error
+        shards[order] = Shard(order.path)
+        check_same(order.path, shards[order].header, order.header)
         progress.console.out(f"recorded {order.path}")
         progress.advance(bar)
-    shards = [Shard(order.path) for order in orders]
-    for order, shard in zip(orders, shards, strict=True):
-        check_same(order.path, shard.header, order.header)
-    return shards
+    return [shards[order] for order in orders]

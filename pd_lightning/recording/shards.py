@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -53,6 +54,30 @@ def header_of(teacher: Teacher, rules: Protocol, parallel: int, seed: int = 0, f
     )
 
 
+class OpenBlock:
+    """The newest steps of an episode, until they make a block."""
+
+    def __init__(self) -> None:
+        self._steps: list[tuple[np.ndarray, np.ndarray, int, float]] = []
+
+    def add(self, state: np.ndarray, q_values: np.ndarray, action: int, reward: float) -> bool:
+        """Takes a step; whether the block is full now."""
+        # A block's first step brings all 4 frames of its state, the others only their newest.
+        self._steps.append((state[-1:] if self._steps else state, q_values, action, reward))
+        return len(self._steps) == BLOCK
+
+    def close(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Frames, Q-values, actions and rewards, as `ShardWriter.add` takes them; what comes next is another block."""
+        frames, q_values, actions, rewards = zip(*self._steps, strict=True)
+        self._steps = []
+        return (
+            np.concatenate(frames),
+            np.stack(q_values).astype(np.float32),
+            np.array(actions, np.uint8),
+            np.array(rewards, np.float32),
+        )
+
+
 class BlockBuilder:
     """Cuts an episode that arrives step by step into blocks.
 
@@ -62,32 +87,22 @@ class BlockBuilder:
 
     def __init__(self, writer: ShardWriter) -> None:
         self._writer = writer
-        self._open: dict[int, list[tuple[np.ndarray, np.ndarray, int, float]]] = {}
+        self._open: dict[int, OpenBlock] = defaultdict(OpenBlock)
         self.returns: dict[int, float] = {}
         self.steps = 0
 
     def add(self, moment: Moment) -> None:
         """Takes one decision of every game that is being played."""
         for row, episode in enumerate(moment.episodes.tolist()):
-            block = self._open.setdefault(episode, [])
-            # A block's first step brings all 4 frames of its state, the others only their newest.
-            frames = moment.states[row] if not block else moment.states[row, -1:]
-            block.append((frames, moment.outputs[row], int(moment.actions[row]), float(moment.rewards[row])))
-            self.returns[episode] = self.returns.get(episode, 0.0) + block[-1][3]
+            block = self._open[episode]
+            reward = float(moment.rewards[row])
+            full = block.add(moment.states[row], moment.outputs[row], int(moment.actions[row]), reward)
+            self.returns[episode] = self.returns.get(episode, 0.0) + reward
             self.steps += 1
-            if len(block) == BLOCK or moment.ended[row]:
-                self._flush(episode)
-
-    def _flush(self, episode: int) -> None:
-        """Hands an episode's running block to the writer."""
-        frames, q_values, actions, rewards = zip(*self._open.pop(episode), strict=True)
-        self._writer.add(
-            np.concatenate(frames),
-            np.stack(q_values).astype(np.float32),
-            np.array(actions, np.uint8),
-            np.array(rewards, np.float32),
-            episode,
-        )
+            if full or moment.ended[row]:
+                self._writer.add(*block.close(), episode)
+            if moment.ended[row]:
+                del self._open[episode]
 
 
 def record_shard(teacher: Teacher, path: Path, header: Header, on_step: Callable[[int], None]) -> Shard:

@@ -29,6 +29,15 @@ def check_mixing(games: list[str], mixing: str, weights: Mapping[str, float]) ->
     return {game: float(weights.get(game, 1.0)) for game in games}
 
 
+def check_devices(batch_size: int, devices: int) -> None:
+    """Raises a ValueError if so many devices cannot share a batch equally."""
+    if batch_size % devices:
+        raise ValueError(
+            f"batch_size is {batch_size}: it must be a multiple of the number of devices, {devices}; change "
+            "--data.batch_size"
+        )
+
+
 def batch_sizes(batch_size: int, mixing: str, weights: Mapping[str, float]) -> dict[str, int]:
     """Most states of each game in a batch that holds it: weights share out `batch_size` for each game, or turns.
 
