@@ -349,13 +349,15 @@ def test_a_shard_that_was_replaced_or_cut_short_is_an_error(datasets, tmp_path):
 
 
 def test_threads_end_with_their_stream(pong):
+    others = set(threading.enumerate())  # fixtures of other files may hold streams, where tests run side by side
     stream = Stream(pong, 50, 3, TIGHT, workers=new_workers(3))
     take(stream, 3)
-    assert any(thread.name.startswith("stream") for thread in threading.enumerate())
+    mine = [thread for thread in set(threading.enumerate()) - others if thread.name.startswith("stream")]
+    assert mine
     del stream
     for _ in range(50):
-        gc.collect()  # streams of other tests, too
-        if not any(thread.name.startswith("stream") for thread in threading.enumerate()):
+        gc.collect()
+        if not any(thread.is_alive() for thread in mine):
             return
         time.sleep(0.1)
     pytest.fail("there are threads left of a stream that is gone")
