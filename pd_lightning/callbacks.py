@@ -18,8 +18,9 @@ from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[repo
 
 from pd_lightning.atari import named_protocol
 from pd_lightning.checkpoints import Checkpoint
+from pd_lightning.episodes import episode_seeds
 from pd_lightning.film import film, gif, write_mp4
-from pd_lightning.rollout import Returns, episode_seeds, play
+from pd_lightning.rollout import Returns, play
 from pd_lightning.scores import geometric_mean, percent_of_teacher
 from pd_lightning.summary import teachers_of
 

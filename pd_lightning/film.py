@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from pd_lightning.atari import FRAME_SKIP, FRAMES_PER_SECOND, PROTOCOLS, build, named_protocol
-from pd_lightning.rollout import Policy, moments
+from pd_lightning.episodes import Policy, moments
 from pd_lightning.teacher import load_teacher
 
 STEPS_PER_SECOND = FRAMES_PER_SECOND // FRAME_SKIP

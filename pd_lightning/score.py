@@ -9,8 +9,9 @@ from jsonargparse import auto_cli
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from pd_lightning.episodes import episode_seeds
 from pd_lightning.machine import chosen_device
-from pd_lightning.rollout import Returns, episode_seeds, play
+from pd_lightning.rollout import Returns, play
 from pd_lightning.teacher import TeacherError, load_teacher
 from pd_lightning.tryout import references
 

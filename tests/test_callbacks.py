@@ -15,7 +15,8 @@ from pd_lightning.atari import PROTOCOLS, Protocol
 from pd_lightning.callbacks import Film, Rollouts, rollout_metrics
 from pd_lightning.datamodule import TeacherDatasets
 from pd_lightning.distillation import PolicyDistillation
-from pd_lightning.rollout import Returns, moments
+from pd_lightning.episodes import moments
+from pd_lightning.rollout import Returns
 
 
 @pytest.fixture(autouse=True)

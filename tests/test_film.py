@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from pd_lightning.atari import PROTOCOLS, Protocol
+from pd_lightning.episodes import moments
 from pd_lightning.film import CAPTION, STEPS_PER_SECOND, caption, film, gif, main, side_by_side, write_mp4
-from pd_lightning.rollout import moments
 
 SHORT = Protocol("short", frame_limit=600)  # 150 steps; Pong serves after some 60
 

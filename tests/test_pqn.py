@@ -11,9 +11,9 @@ from scipy import stats
 
 from pd_lightning.atari import PROTOCOLS, build
 from pd_lightning.distillation import PolicyDistillation
+from pd_lightning.episodes import episode_seeds
 from pd_lightning.pqn import PQN, ParallelPlay, lambda_returns
 from pd_lightning.pqn.games import TRAINING_SEEDS
-from pd_lightning.rollout import episode_seeds
 from pd_lightning.teacher import load_teacher, save_teacher
 
 # ---------------------------------------------------------------------------------------------------------- returns

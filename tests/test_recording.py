@@ -18,10 +18,10 @@ from rich.console import Console
 
 from pd_lightning.atari import PROTOCOLS, Protocol
 from pd_lightning.blocks import Shard, ShardError, ShardWriter, find_shards
+from pd_lightning.episodes import Moment, episode_seeds
 from pd_lightning.recording import RECORDING_SEEDS, BlockBuilder, filling, record, record_shard, summary
 from pd_lightning.recording import command as command_line
 from pd_lightning.recording.__main__ import main
-from pd_lightning.rollout import Moment, episode_seeds
 from pd_lightning.teacher import TeacherError, load_teacher, save_teacher
 
 SHORT = Protocol("short", epsilon=0.3, frame_limit=300)

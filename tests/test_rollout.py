@@ -11,7 +11,8 @@ from scipy import stats
 from torch.nn.functional import one_hot
 
 from pd_lightning.atari import PROTOCOLS, Protocol
-from pd_lightning.rollout import Returns, episode_seeds, moments, play
+from pd_lightning.episodes import episode_seeds, moments
+from pd_lightning.rollout import Returns, play
 
 PAPER = PROTOCOLS["paper"]
 GAME, ACTIONS = "road_runner", 18  # its games are short and its rewards are hundreds

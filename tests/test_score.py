@@ -32,7 +32,7 @@ def test_the_score_is_that_of_the_episodes_named(monkeypatch, capsys, teachers):
 
 
 def score_seed():
-    from pd_lightning.rollout import episode_seeds
+    from pd_lightning.episodes import episode_seeds
 
     return int(episode_seeds(1, score.SCORE_SEEDS, 0)[0])
 

@@ -19,7 +19,7 @@ from running import Run, lines
 from pd_lightning.callbacks import SEEDS
 from pd_lightning.datamodule import TeacherDatasets
 from pd_lightning.distillation import PolicyDistillation
-from pd_lightning.rollout import episode_seeds
+from pd_lightning.episodes import episode_seeds
 
 UPDATES = 24
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]

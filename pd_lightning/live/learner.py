@@ -11,11 +11,12 @@ import numpy as np
 import torch
 import torch.distributed
 
+from pd_lightning.episodes import Policy
 from pd_lightning.live.play import LIVE_SEEDS, Played
 from pd_lightning.networks import QNetwork
 from pd_lightning.pqn.games import Games, Minibatch, minibatches
 from pd_lightning.pqn.learning import optimizer_of, squared_error
-from pd_lightning.rollout import Policy, policy_of
+from pd_lightning.rollout import policy_of
 
 Group = Any
 """Processes that learn together, as torch.distributed knows them; None is this one alone."""

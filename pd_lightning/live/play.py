@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pd_lightning.atari import Lives, build
 from pd_lightning.atari import Protocol as Rules
-from pd_lightning.rollout import Policy, episode_seeds
+from pd_lightning.episodes import Policy, episode_seeds
 from pd_lightning.teacher import Teacher
 
 LIVE_SEEDS = 6

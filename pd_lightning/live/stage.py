@@ -14,13 +14,13 @@ import torch
 import torch.distributed
 
 from pd_lightning.atari import named_protocol
+from pd_lightning.episodes import Policy
 from pd_lightning.live.knobs import Knobs
 from pd_lightning.live.learner import Learner, LearningPlayer
 from pd_lightning.live.memory import Memory
 from pd_lightning.live.play import LIVE_SEEDS, FrozenPlayer, Played, Player
 from pd_lightning.live.recorder import Recorder
 from pd_lightning.pqn.play import playing_thread
-from pd_lightning.rollout import Policy
 from pd_lightning.streaming import Batch
 from pd_lightning.teacher import Teacher
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pd_lightning.atari import PROTOCOLS, build
-from pd_lightning.rollout import Policy, episode_seeds
+from pd_lightning.episodes import Policy, episode_seeds
 
 TRAINING_SEEDS = 1
 """First part of the key of training games' seeds: they are never the seeds of a score."""

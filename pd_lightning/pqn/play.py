@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from pd_lightning.atari import PROTOCOLS, action_meanings, build, check_game
+from pd_lightning.episodes import Policy, episode_seeds
 from pd_lightning.pqn.games import TRAINING_SEEDS, Games, Minibatch, Round, linear, minibatches
-from pd_lightning.rollout import Policy, episode_seeds
 
 ORDER = 1
 """Last part of the key of the order of learning."""

@@ -14,7 +14,7 @@ import numpy as np
 from pd_lightning import __version__
 from pd_lightning.atari import FRAME_SKIP, Protocol, action_meanings, named_protocol
 from pd_lightning.blocks import BLOCK, STACK, Header, Shard, ShardError, ShardWriter
-from pd_lightning.rollout import Moment, episode_seeds, moments
+from pd_lightning.episodes import Moment, episode_seeds, moments
 from pd_lightning.teacher import Teacher
 
 RECORDING_SEEDS = 4

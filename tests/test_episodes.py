@@ -1,0 +1,98 @@
+"""Emulators are lent again: what was played in them before does not show."""
+
+import multiprocessing
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from pd_lightning import episodes
+from pd_lightning.atari import PROTOCOLS
+from pd_lightning.episodes import Emulators, moments
+
+PAPER = PROTOCOLS["paper"]
+SHORT = replace(PAPER, frame_limit=80)
+
+
+@pytest.fixture
+def emulators(monkeypatch):
+    """Emulators of this test alone, which count how many were built."""
+    built = []
+
+    def build(game, parallel, protocol, *, fire):
+        built.append((game, parallel))
+        return original(game, parallel, protocol, fire=fire)
+
+    original = episodes.build
+    monkeypatch.setattr(episodes, "build", build)
+    fresh = Emulators()
+    fresh.built = built  # pyright: ignore[reportAttributeAccessIssue]
+    monkeypatch.setattr(episodes, "EMULATORS", fresh)
+    return fresh
+
+
+def first_action(states):
+    return torch.eye(6)[1].expand(len(states), -1)
+
+
+def played(seeds, protocol=SHORT, **how):
+    """All moments, joined: states, rewards, episodes."""
+    found = list(moments(first_action, "pong", seeds, protocol, **how))
+    return [np.concatenate([moment[field] for moment in found]) for field in (0, 3, 5)]
+
+
+def test_emulators_that_have_played_play_as_new_ones_do(emulators):
+    new = played([1, 2, 3], parallel=2)
+    played([7, 8], replace(PAPER, frame_limit=80, epsilon=1.0), parallel=2)  # something else, in the same emulators
+    again = played([1, 2, 3], parallel=2)
+    assert emulators.built == [("pong", 2)]
+    for one, other in zip(new, again, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_other_rules_want_other_emulators(emulators):
+    played([1, 2], parallel=2)
+    played([1, 2], replace(SHORT, sticky=0.25), parallel=2)
+    played([1, 2], replace(SHORT, frame_limit=40), parallel=2)
+    played([1, 2], replace(SHORT, noop_max=0), parallel=2)
+    played([1, 2], parallel=2, fire=True)
+    assert emulators.built == [("pong", 2)] * 5
+
+
+def test_emulators_that_were_left_in_mid_game_are_not_lent_again(emulators):
+    playing = moments(first_action, "pong", [1, 2], SHORT, parallel=2)
+    next(playing)
+    playing.close()
+    played([1, 2], parallel=2)
+    assert emulators.built == [("pong", 2)] * 2
+
+
+def test_two_who_play_at_once_do_not_share(emulators):
+    one, other = (moments(first_action, "pong", [1], SHORT, parallel=1) for _ in range(2))
+    for mine, theirs in zip(one, other, strict=True):
+        np.testing.assert_array_equal(mine.states, theirs.states)
+    assert emulators.built == [("pong", 1)] * 2
+
+
+def test_only_so_many_emulators_are_kept_and_the_newest_of_them(emulators, monkeypatch):
+    monkeypatch.setattr(episodes, "IDLE_EMULATORS", 4)
+    for parallel in (3, 2, 1):
+        played([1, 2, 3], parallel=parallel)
+    played([1], parallel=1)
+    played([1, 2], parallel=2)
+    assert emulators.built == [("pong", n) for n in (3, 2, 1)]
+    played([1, 2, 3], parallel=3)
+    assert emulators.built[3:] == [("pong", 3)]
+
+
+def test_a_forked_process_builds_its_own():
+    """The parent's have no threads there: who waited for them would wait for ever."""
+    played([1, 2], parallel=2)
+    context = multiprocessing.get_context("fork")
+    answers = context.Queue()
+    child = context.Process(target=lambda: answers.put(played([1, 2], parallel=2)[0].sum()))
+    child.start()
+    assert answers.get(timeout=60) == played([1, 2], parallel=2)[0].sum()
+    child.join(60)
+    assert child.exitcode == 0
