@@ -1,8 +1,7 @@
-"""The command line: links data to model, fits defaults to the machine, refuses what would mislead, and reports."""
+"""The command line: links data to model, fits defaults to the machine, and refuses what would mislead."""
 
 from __future__ import annotations
 
-import argparse
 import logging
 import re
 import sys
@@ -10,14 +9,13 @@ import time
 import traceback
 import warnings
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytorch_lightning as pl
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_only
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
-from rich.console import Console
 
 from pd_lightning.callbacks import Film, Rollouts
 from pd_lightning.checkpoints import (
@@ -29,47 +27,12 @@ from pd_lightning.checkpoints import (
     refuse_contradictions,
     refuse_other_weights,
 )
-from pd_lightning.datamodule import TeacherDatasets
-from pd_lightning.distillation import PolicyDistillation
-from pd_lightning.live import LiveTeacher
+from pd_lightning.ending import report
 from pd_lightning.machine import fastest_precision, keep_freed_memory
-from pd_lightning.pqn import PQN, ParallelPlay
-from pd_lightning.rollout import Returns
-from pd_lightning.summary import results_table
-from pd_lightning.teacher import save_teacher
+from pd_lightning.parser import Parser, fail
 
 PRESETS = Path(__file__).parent / "presets"
 SUBCOMMANDS = ("fit", "validate", "test")
-
-
-def fail(message: str) -> NoReturn:
-    """One line on stderr and exit status 2."""
-    print("error: " + " ".join(str(message).split()), file=sys.stderr)
-    raise SystemExit(2)
-
-
-class Parser(LightningArgumentParser):
-    """Says in one line what is wrong, and explains the options of the default model and data too."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """One line, without the enumeration of types that were tried."""
-        if not self.exit_on_error:
-            super().error(message, ex)
-        text = " ".join(message.split())
-        for noise in (r"Does not validate against any of the Union subtypes Subtypes: \[.*?\] Errors: ",
-                      r" Given value type: .*", r" - Expected a <class 'NoneType'>"):  # fmt: skip
-            text = re.sub(noise, "", text)
-        fail(f"{text}; options: {self.prog.replace(' [options]', '')} --help")
-
-    def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
-        """Lightning's, and what `--model.help PolicyDistillation` and `--data.help TeacherDatasets` say."""
-        if "model" not in (self.groups or {}):
-            return super().format_help(formatter)
-        more = LightningArgumentParser(usage=argparse.SUPPRESS, description="", add_help=False)
-        more.add_class_arguments(PolicyDistillation, "model", skip={"games"})
-        more.add_class_arguments(TeacherDatasets, "data")
-        others = "Others: --model.help PQN, --data.help ParallelPlay, --data.help LiveTeacher\n"
-        return f"{super().format_help(formatter)}\n{more.format_help()}\n{others}"
 
 
 class DistillationCLI(LightningCLI):
@@ -163,7 +126,7 @@ class DistillationCLI(LightningCLI):
         seconds = time.monotonic() - self._started
         if getattr(self.datamodule, "held_out", None):  # the last validation may be some updates old
             self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
-        self._report(seconds)
+        report(self.trainer, seconds, self.trainer.global_step)
 
     def before_validate(self) -> None:
         """Refuses to score a network that was never trained."""
@@ -181,44 +144,7 @@ class DistillationCLI(LightningCLI):
 
     def after_test(self) -> None:
         """Prints the table."""
-        self._report(time.monotonic() - self._started)
-
-    def _report(self, seconds: float) -> None:
-        folder = self.trainer.log_dir  # asks all ranks
-        if not self.trainer.is_global_zero:
-            return
-        callbacks = self.trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
-        scores = next((c.scores for c in callbacks if isinstance(c, Rollouts)), {})
-        if isinstance(self.datamodule, LiveTeacher) and folder:
-            for game, learner in self.datamodule.learners.items():
-                name = "teacher.safetensors" if len(self.datamodule.actions) == 1 else f"{game}/teacher.safetensors"
-                save_teacher(learner.network, Path(folder) / name, {"command": " ".join(["python", *sys.argv])})
-        if isinstance(self.model, PQN) and isinstance(self.datamodule, ParallelPlay) and folder:
-            updates = self.trainer.global_step or self._checkpoint_updates
-            about = {
-                "steps": self.datamodule.steps_after(updates, self.trainer.world_size),
-                "command": " ".join(["python", *sys.argv]),
-                **score_metadata(scores.get(self.datamodule.game)),
-            }
-            save_teacher(self.model.network, Path(folder) / "teacher.safetensors", about)
-        console = Console()
-        if not console.is_terminal:
-            console.width = 100  # the table in one piece, in a log file
-        console.print(results_table(scores, self.model, self.datamodule, self.trainer.callback_metrics, seconds))
-        for kind, path in self._artefacts(folder):
-            console.print(f"{kind:<11}{path}", soft_wrap=True, highlight=False)
-
-    def _artefacts(self, folder: str | None) -> list[tuple[str, Path]]:
-        """What the run has left, and where."""
-        found: list[tuple[str, Path]] = []
-        for callback in self.trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
-            if isinstance(callback, Checkpoint) and callback.dirpath:
-                found += [("checkpoint", path) for path in sorted(Path(callback.dirpath).glob("*.ckpt"))]
-            if isinstance(callback, Film):
-                found += [("film", path) for path in callback.paths]
-        teacher = Path(folder or ".", "teacher.safetensors")
-        found += [("teacher", teacher)] if teacher.is_file() else []
-        return [*found, ("logs", Path(folder))] if folder else found
+        report(self.trainer, time.monotonic() - self._started, self._checkpoint_updates)
 
 
 @rank_zero_only
@@ -230,19 +156,6 @@ def claim_version(logger: TensorBoardLogger) -> None:
             return
         except FileExistsError:
             logger._version = int(logger.version) + 1
-
-
-def score_metadata(returns: Returns | None) -> dict[str, object]:
-    """What a teacher file says of its score."""
-    if returns is None:
-        return {}
-    low, high = returns.interval
-    return {
-        "return": f"{returns.mean:.2f}",
-        "return_interval_95": f"{low:.2f} to {high:.2f}",
-        "episodes": len(returns.values),
-        "protocol": returns.protocol,
-    }
 
 
 def our_own(error: BaseException | None) -> BaseException | None:

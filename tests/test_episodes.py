@@ -63,7 +63,7 @@ def test_other_rules_want_other_emulators(emulators):
 def test_emulators_that_were_left_in_mid_game_are_not_lent_again(emulators):
     playing = moments(first_action, "pong", [1, 2], SHORT, parallel=2)
     next(playing)
-    playing.close()
+    del playing
     played([1, 2], parallel=2)
     assert emulators.built == [("pong", 2)] * 2
 

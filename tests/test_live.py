@@ -391,7 +391,10 @@ def test_killed_by_force_a_run_goes_on_and_teacher_and_student_are_scored_side_b
     assert output.count("pong, the teacher") == 2
     metrics = [row for row in lines(folder / "metrics.csv") if row.get("rollout/pong/teacher_return")]
     assert float(metrics[0]["rollout/pong/teacher_return"]) == np.mean([float(row["return"]) for row in teacher[:2]])
-    assert load_teacher(folder / "teacher.safetensors").game == "pong"
+    left = load_teacher(folder / "teacher.safetensors")
+    assert left.game == "pong"
+    assert int(left.about["steps"]) >= done  # it learned from no less than a state an update, before the kill too
+    assert left.about["return"] == f"{np.mean([float(row['return']) for row in teacher[2:]]):.2f}"
 
 
 def test_bad_knobs_are_one_line_on_the_command_line(teachers, capsys, monkeypatch):

@@ -60,6 +60,7 @@ class Learner:
         self.network.to(device)
         total = max(rounds, 1) * lessons.passes * lessons.minibatches
         parameters = list(self.network.parameters())
+        self.steps = 0
         self.optimizer, self.schedule = optimizer_of(parameters, lessons.learning_rate, lessons.warm_up, total)
 
     def policy(self, context: Callable[[], AbstractContextManager]) -> Policy:
@@ -67,11 +68,12 @@ class Learner:
         return policy_of(self.network, self.game, context)
 
     def state_dict(self) -> dict[str, Any]:
-        """Weights, optimizer and learning rate."""
+        """Weights, optimizer, learning rate, and steps that it has learned from."""
         return {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
+            "steps": self.steps,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -79,6 +81,7 @@ class Learner:
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
+        self.steps = state["steps"]
 
 
 class LearningPlayer:
@@ -121,6 +124,8 @@ class LearningPlayer:
         lessons, shape = self.learner.lessons, (self._games.steps, self._games.parallel)
         for batch in minibatches(played.learned, lessons.passes, lessons.minibatches, self._order):
             self._update(batch)
+        processes = 1 if self.group is None else torch.distributed.get_world_size(self.group)
+        self.learner.steps += len(played.learned.actions) * processes
         states, actions, _ = played.learned
         return Played(
             states.unflatten(0, shape), played.outputs, actions.view(shape).numpy(), played.rewards, played.over

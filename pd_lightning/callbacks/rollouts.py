@@ -1,4 +1,4 @@
-"""When to play which game during a run, where the returns go, and a film at the end."""
+"""When to play which game during a run, and where the returns go."""
 
 from __future__ import annotations
 
@@ -12,14 +12,11 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.loggers import TensorBoardLogger
 from rich.progress import Progress
-from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
 from pd_lightning.atari import named_protocol
 from pd_lightning.checkpoints import Checkpoint
 from pd_lightning.episodes import episode_seeds
-from pd_lightning.film import film, gif, write_mp4
 from pd_lightning.rollout import Returns, play
 from pd_lightning.scores import geometric_mean, percent_of_teacher
 from pd_lightning.summary import teachers_of
@@ -70,6 +67,7 @@ class Rollouts(Callback):
         self.at_start, self.at_end = at_start, at_end
         self.parallel, self.fire, self.seed = parallel, fire, seed
         self.scores: dict[str, Returns] = {}
+        self.teacher_scores: dict[str, Returns] = {}  # of a live teacher, when it was last scored
         self.updates_before = 0  # a test begins to count at 0: the command line says what the checkpoint has behind it
         self._played_at = -1
 
@@ -104,6 +102,7 @@ class Rollouts(Callback):
         games = module.policies()  # pyright: ignore[reportCallIssue]
         self.scores = {game: self._score(trainer, module, game, policy, stage) for game, policy in games.items()}
         teachers = self._score_teachers(trainer, module, stage)
+        self.teacher_scores.update(teachers)
         module.train(training)
         metrics = rollout_metrics(self.scores, teachers_of(trainer.datamodule, self.scores))  # pyright: ignore[reportAttributeAccessIssue]
         for game, returns in teachers.items():
@@ -155,6 +154,12 @@ class Rollouts(Callback):
         return Returns(game, mine.protocol, gathered[:, 0], steps, seeds, fire)
 
 
+def fire_rule(trainer: pl.Trainer, game: str, given: bool | None) -> bool:
+    """Whether to press FIRE for a student: as it was for its teacher, unless told otherwise."""
+    rules = getattr(trainer.datamodule, "fire_rules", dict)()  # pyright: ignore[reportAttributeAccessIssue]
+    return rules.get(game, False) if given is None else given
+
+
 @contextmanager
 def episode_bar(trainer: pl.Trainer, game: str, episodes: int) -> Iterator[Callable[[float], None]]:
     """A progress bar of episodes, beside Lightning's own where that is on the screen; none where bars are switched off.
@@ -184,58 +189,6 @@ def episode_bar(trainer: pl.Trainer, game: str, episodes: int) -> Iterator[Calla
         with Progress(transient=True) as own:
             task = own.add_task(f"Playing {game}", total=episodes)
             yield lambda value: own.advance(task)
-
-
-class Film(Callback):
-    """Films one episode of each game when fit ends: an mp4 in the run's folder, its beginning in TensorBoard.
-
-    Args:
-        enabled: whether to film at all.
-        protocol: rules of play, one of `pd_lightning.atari.PROTOCOLS`.
-        fire: press FIRE for the player at a start and after a lost life (default: as in the game's recording).
-        seed: of the episode.
-        steps: at most so many decisions; 4,500 are five minutes of play.
-    """
-
-    def __init__(
-        self, enabled: bool = True, protocol: str = "paper", fire: bool | None = None, seed: int = 0, steps: int = 4500
-    ) -> None:
-        named_protocol(protocol)
-        if steps < 1 or seed < 0:
-            raise ValueError(f"steps is {steps} and seed is {seed}: a film has at least 1 step, a seed is 0 or more")
-        self.enabled, self.protocol, self.fire, self.seed, self.steps = enabled, protocol, fire, seed, steps
-        self.paths: list[Path] = []
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Plays and films, on the first rank alone."""
-        folder = trainer.log_dir  # asks all ranks
-        if self.enabled and trainer.is_global_zero and folder and trainer.loggers:
-            for game, policy in pl_module.policies().items():  # pyright: ignore[reportCallIssue]
-                fire = fire_rule(trainer, game, self.fire)
-                pictures = film(
-                    policy, game, self.seed, protocol=self.protocol, fire=fire, steps=self.steps, title=game
-                )
-                self.paths.append(Path(folder) / f"{game}.mp4")
-                write_mp4(self.paths[-1], pictures)
-                show_in_tensorboard(trainer, f"film/{game}", pictures[:450])
-        trainer.strategy.barrier("film")
-
-
-def fire_rule(trainer: pl.Trainer, game: str, given: bool | None) -> bool:
-    """Whether to press FIRE for a student: as it was for its teacher, unless told otherwise."""
-    rules = getattr(trainer.datamodule, "fire_rules", dict)()  # pyright: ignore[reportAttributeAccessIssue]
-    return rules.get(game, False) if given is None else given
-
-
-def show_in_tensorboard(trainer: pl.Trainer, tag: str, pictures: np.ndarray) -> None:
-    """Puts pictures uint8 [n, H, W, 3] into TensorBoard as a GIF (`add_video` would need another library)."""
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            image = Summary.Image(
-                height=pictures.shape[1], width=pictures.shape[2], colorspace=3, encoded_image_string=gif(pictures)
-            )
-            summary = Summary(value=[Summary.Value(tag=tag, image=image)])
-            logger.experiment._get_file_writer().add_summary(summary, trainer.global_step)
 
 
 def rollout_metrics(scores: dict[str, Returns], teachers: dict[str, float]) -> dict[str, float]:

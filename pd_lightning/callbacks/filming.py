@@ -1,0 +1,61 @@
+"""A film of each game when a run ends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers import TensorBoardLogger
+from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
+
+from pd_lightning.atari import named_protocol
+from pd_lightning.callbacks.rollouts import fire_rule
+from pd_lightning.film import film, gif, write_mp4
+
+
+class Film(Callback):
+    """Films one episode of each game when fit ends: an mp4 in the run's folder, its beginning in TensorBoard.
+
+    Args:
+        enabled: whether to film at all.
+        protocol: rules of play, one of `pd_lightning.atari.PROTOCOLS`.
+        fire: press FIRE for the player at a start and after a lost life (default: as in the game's recording).
+        seed: of the episode.
+        steps: at most so many decisions; 4,500 are five minutes of play.
+    """
+
+    def __init__(
+        self, enabled: bool = True, protocol: str = "paper", fire: bool | None = None, seed: int = 0, steps: int = 4500
+    ) -> None:
+        named_protocol(protocol)
+        if steps < 1 or seed < 0:
+            raise ValueError(f"steps is {steps} and seed is {seed}: a film has at least 1 step, a seed is 0 or more")
+        self.enabled, self.protocol, self.fire, self.seed, self.steps = enabled, protocol, fire, seed, steps
+        self.paths: list[Path] = []
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Plays and films, on the first rank alone."""
+        folder = trainer.log_dir  # asks all ranks
+        if self.enabled and trainer.is_global_zero and folder and trainer.loggers:
+            for game, policy in pl_module.policies().items():  # pyright: ignore[reportCallIssue]
+                fire = fire_rule(trainer, game, self.fire)
+                pictures = film(
+                    policy, game, self.seed, protocol=self.protocol, fire=fire, steps=self.steps, title=game
+                )
+                self.paths.append(Path(folder) / f"{game}.mp4")
+                write_mp4(self.paths[-1], pictures)
+                show_in_tensorboard(trainer, f"film/{game}", pictures[:450])
+        trainer.strategy.barrier("film")
+
+
+def show_in_tensorboard(trainer: pl.Trainer, tag: str, pictures: np.ndarray) -> None:
+    """Puts pictures uint8 [n, H, W, 3] into TensorBoard as a GIF (`add_video` would need another library)."""
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            image = Summary.Image(
+                height=pictures.shape[1], width=pictures.shape[2], colorspace=3, encoded_image_string=gif(pictures)
+            )
+            summary = Summary(value=[Summary.Value(tag=tag, image=image)])
+            logger.experiment._get_file_writer().add_summary(summary, trainer.global_step)

@@ -1,0 +1,99 @@
+"""What a run leaves: teachers that have learned, the table of results, and where everything is."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytorch_lightning as pl
+from rich.console import Console
+
+from pd_lightning.callbacks import Film, Rollouts
+from pd_lightning.checkpoints import Checkpoint
+from pd_lightning.live import LiveTeacher
+from pd_lightning.networks import QNetwork
+from pd_lightning.pqn import PQN, ParallelPlay
+from pd_lightning.rollout import Returns
+from pd_lightning.summary import results_table
+from pd_lightning.teacher import save_teacher
+
+
+def report(trainer: pl.Trainer, seconds: float, updates: int) -> None:
+    """Saves teachers that have learned, prints the table and where everything is; on the first rank alone.
+
+    Args:
+        trainer: of the run that has ended.
+        seconds: that it took.
+        updates: that the weights have behind them.
+    """
+    folder = trainer.log_dir  # asks all ranks
+    if not trainer.is_global_zero:
+        return
+    rollouts = next((each for each in callbacks(trainer) if isinstance(each, Rollouts)), None)
+    teachers = save_teachers(trainer, Path(folder), rollouts, updates) if folder else []
+    console = Console()
+    if not console.is_terminal:
+        console.width = 100  # the table in one piece, in a log file
+    scores = rollouts.scores if rollouts else {}
+    data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+    console.print(results_table(scores, trainer.lightning_module, data, trainer.callback_metrics, seconds))
+    logs = [("logs", Path(folder))] if folder else []
+    for kind, path in [*checkpoints_and_films(trainer), *(("teacher", path) for path in teachers), *logs]:
+        console.print(f"{kind:<11}{path}", soft_wrap=True, highlight=False)
+
+
+def callbacks(trainer: pl.Trainer) -> list[pl.Callback]:
+    """All of a run's."""
+    return trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def learned(
+    trainer: pl.Trainer, rollouts: Rollouts | None, updates: int
+) -> Iterator[tuple[str, QNetwork, int, Returns | None]]:
+    """Teachers that have learned by reward in this run: game, network, steps that they learned from, score."""
+    model, data = trainer.lightning_module, trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+    if isinstance(model, PQN) and isinstance(data, ParallelPlay):
+        score = rollouts.scores.get(data.game) if rollouts else None
+        yield data.game, model.network, data.steps_after(updates, trainer.world_size), score
+    if isinstance(data, LiveTeacher):
+        for game, learner in data.learners.items():
+            yield game, learner.network, learner.steps, rollouts.teacher_scores.get(game) if rollouts else None
+
+
+def save_teachers(trainer: pl.Trainer, folder: Path, rollouts: Rollouts | None, updates: int) -> list[Path]:
+    """Writes them as files that can be recorded and distilled; of several games, each to a folder of its own."""
+    found = list(learned(trainer, rollouts, updates))
+    command = " ".join(["python", *sys.argv])
+    return [
+        save_teacher(
+            network,
+            (folder / game if len(found) > 1 else folder) / "teacher.safetensors",
+            {"steps": steps, "command": command, **score_metadata(score)},
+        )
+        for game, network, steps, score in found
+    ]
+
+
+def score_metadata(returns: Returns | None) -> Mapping[str, object]:
+    """What a teacher file says of its score."""
+    if returns is None:
+        return {}
+    low, high = returns.interval
+    return {
+        "return": f"{returns.mean:.2f}",
+        "return_interval_95": f"{low:.2f} to {high:.2f}",
+        "episodes": len(returns.values),
+        "protocol": returns.protocol,
+    }
+
+
+def checkpoints_and_films(trainer: pl.Trainer) -> Iterator[tuple[str, Path]]:
+    """Kind and path of each."""
+    for callback in callbacks(trainer):
+        if isinstance(callback, Checkpoint) and callback.dirpath:
+            for path in sorted(Path(callback.dirpath).glob("*.ckpt")):
+                yield "checkpoint", path
+        if isinstance(callback, Film):
+            for path in callback.paths:
+                yield "film", path

@@ -1,0 +1,43 @@
+"""What the command line says of its options, and of what is wrong with them."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from typing import NoReturn
+
+from pytorch_lightning.cli import LightningArgumentParser
+
+from pd_lightning.datamodule import TeacherDatasets
+from pd_lightning.distillation import PolicyDistillation
+
+
+def fail(message: str) -> NoReturn:
+    """One line on stderr and exit status 2."""
+    print("error: " + " ".join(str(message).split()), file=sys.stderr)
+    raise SystemExit(2)
+
+
+class Parser(LightningArgumentParser):
+    """Says in one line what is wrong, and explains the options of the default model and data too."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """One line, without the enumeration of types that were tried."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        text = " ".join(message.split())
+        for noise in (r"Does not validate against any of the Union subtypes Subtypes: \[.*?\] Errors: ",
+                      r" Given value type: .*", r" - Expected a <class 'NoneType'>"):  # fmt: skip
+            text = re.sub(noise, "", text)
+        fail(f"{text}; options: {self.prog.replace(' [options]', '')} --help")
+
+    def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
+        """Lightning's, and what `--model.help PolicyDistillation` and `--data.help TeacherDatasets` say."""
+        if "model" not in (self.groups or {}):
+            return super().format_help(formatter)
+        more = LightningArgumentParser(usage=argparse.SUPPRESS, description="", add_help=False)
+        more.add_class_arguments(PolicyDistillation, "model", skip={"games"})
+        more.add_class_arguments(TeacherDatasets, "data")
+        others = "Others: --model.help PQN, --data.help ParallelPlay, --data.help LiveTeacher\n"
+        return f"{super().format_help(formatter)}\n{more.format_help()}\n{others}"
