@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,9 +15,11 @@ from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
-from pd_lightning.blocks import BLOCK, CHUNK, Shard, ShardError, find_shards
+from pd_lightning.blocks import BLOCK
 from pd_lightning.machine import available_memory
+from pd_lightning.recorded import frame_statistics, open_game
 from pd_lightning.remote import local_root
+from pd_lightning.resuming import ResumeError, refuse_changes
 from pd_lightning.streaming import Batch, Blocks, Reach, Stream, held_out, memory_of, variety
 from pd_lightning.streaming.mixing import (
     Mixture,
@@ -30,23 +31,6 @@ from pd_lightning.streaming.mixing import (
     memory_of_all,
 )
 from pd_lightning.streaming.stream import new_workers
-
-STATISTICS_BLOCKS = 256
-"""How many blocks, spread evenly over a recording, its mean image is taken from."""
-
-
-class ResumeError(ValueError):
-    """A checkpoint's place in the data makes no sense for the data as it is now."""
-
-
-def refuse_changes(saved: Mapping[str, Any], now: Mapping[str, Any], what: str) -> None:
-    """Raises a ResumeError that names the first setting that is not as it was saved, and `what` to give again."""
-    for key, value in now.items():
-        if saved.get(key) != value:
-            raise ResumeError(
-                f"cannot resume: {key} was {saved.get(key)} in the checkpoint and is {value} now; "
-                f"give {what} as they were, or start anew without --ckpt_path"
-            )
 
 
 class HeldOut:
@@ -276,47 +260,3 @@ def describe(stream: Stream) -> str:
         return f"{states}, decoded once into {room:.2f} GiB, shuffled perfectly"
     share = variety(reach, stream.batch_size)
     return f"{states} flow through {room:.2f} GiB, a batch has {share:.0%} of the variety of a perfect shuffle"
-
-
-def open_game(folder: Path, game: str, allow_mixed: bool) -> list[Shard]:
-    """Opens and validates all shards of a game.
-
-    Raises:
-        ShardError: there is none, one is broken or of another game, or they are of several teachers or protocols.
-    """
-    shards = [Shard(path) for path in find_shards(folder)]
-    first = shards[0].header
-    for shard in shards:
-        if shard.header.game != game:
-            raise ShardError(
-                f"{shard.path}: game is {shard.header.game!r}, its folder's is {game!r}; move it to another folder"
-            )
-        usually = ("protocol", "epsilon", "sticky", "fire", "player", "teacher_sha256")
-        always = ("action_meanings", "frame_skip", "stack", "stack_padding", "outputs")
-        for field in always if allow_mixed else (*always, *usually):
-            if getattr(shard.header, field) != getattr(first, field):
-                raise ShardError(
-                    f"{shard.path}: {field} is {getattr(shard.header, field)}, in {Path(shards[0].path).name} it is "
-                    f"{getattr(first, field)}; move it elsewhere"
-                    + ("" if field in always else ", or allow it by --data.allow_mixed true")
-                )
-    return shards
-
-
-def frame_statistics(blocks: Blocks) -> tuple[Tensor, float]:
-    """Mean image float32 [84, 84] and root mean square deviation from it, in grey levels.
-
-    From `STATISTICS_BLOCKS` blocks that are spread evenly, so the cost does not grow with the recording.
-    """
-    chosen = np.unique(np.linspace(0, len(blocks) - 1, STATISTICS_BLOCKS).astype(int))
-    frames = np.empty(CHUNK, np.uint8)
-    count, total, squares = 0, np.zeros(CHUNK[1:]), np.zeros(CHUNK[1:])
-    for block in chosen.tolist():
-        blocks.read(block, frames)
-        seen = frames[3 : 3 + blocks.lengths[block]].astype(np.float32)
-        count += len(seen)
-        total += seen.sum(0)
-        squares += np.square(seen).sum(0)
-    mean = total / count
-    deviation = float(np.sqrt(np.maximum(squares / count - mean**2, 0).mean()))
-    return torch.from_numpy(mean).float(), deviation

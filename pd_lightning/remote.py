@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from pd_lightning.blocks import Shard, ShardError
-from pd_lightning.blocks.reading import numbered
+from pd_lightning.blocks.folders import numbered
 from pd_lightning.servers import ELSEWHERE, Server, clean, connect, refusal
 
 _TAGS = ("ETag", "etag", "blob_id", "generation", "Last-Modified", "LastModified", "mtime", "created")

@@ -21,7 +21,7 @@ import fsspec
 from fsspec.core import url_to_fs
 
 from pd_lightning.blocks import ShardError
-from pd_lightning.blocks.reading import numbered
+from pd_lightning.blocks.folders import numbered
 
 ATTEMPTS = 5
 WAIT = 1.0

@@ -17,8 +17,10 @@ from conftest import quiet_trainer
 from torch.nn.functional import mse_loss
 
 from pd_lightning.blocks import CHUNK, Shard, ShardError, ShardWriter
-from pd_lightning.datamodule import ResumeError, TeacherDatasets, frame_statistics
+from pd_lightning.datamodule import TeacherDatasets
 from pd_lightning.distillation import PolicyDistillation
+from pd_lightning.recorded import frame_statistics
+from pd_lightning.resuming import ResumeError
 from pd_lightning.streaming import Batch, Reach
 
 BOTH = ["pong", "breakout"]
@@ -112,7 +114,7 @@ def test_statistics_are_those_of_the_newest_frames_of_the_training_states(datase
 
 def test_statistics_of_a_long_recording_are_taken_from_blocks_all_over_it(datasets, monkeypatch):
     blocks = TeacherDatasets(str(datasets), ["pong"]).blocks["pong"]
-    monkeypatch.setattr("pd_lightning.datamodule.STATISTICS_BLOCKS", 3)
+    monkeypatch.setattr("pd_lightning.recorded.STATISTICS_BLOCKS", 3)
     frames = np.empty((3, *CHUNK), np.uint8)
     chosen = [0, (len(blocks) - 1) // 2, len(blocks) - 1]
     for place, block in enumerate(chosen):

@@ -19,8 +19,9 @@ import torch
 from pd_lightning.blocks import CHUNK, Shard, ShardError, find_shards
 from pd_lightning.streaming import Blocks, Reach, Stream, choose_reach, held_out, memory_of, variety
 from pd_lightning.streaming.__main__ import main
+from pd_lightning.streaming.buffers import BufferPool
 from pd_lightning.streaming.stream import new_workers
-from pd_lightning.streaming.window import BufferPool, slot_bytes
+from pd_lightning.streaming.window import slot_bytes
 
 WHOLE, TIGHT = None, Reach(8, 20)  # pong's 24 blocks are 84 pieces of 8 steps
 REACHES = pytest.mark.parametrize("reach", [WHOLE, TIGHT], ids=["decoded once", "flowing through"])

@@ -10,14 +10,16 @@ HDF5 is the container, so any tool reads the file; this package reads it more st
 zstd filter turns a flipped bit into wrong frames without a word, hence the checksums and the digest. Faster: libhdf5
 holds one lock over the whole process, hence frames are read around it. The contract as a table: `datasets/README.md`.
 
-The rooms: `contract` <- `writing`, `reading` <- `__main__`; each imports only from those to its left.
+The rooms: `contract` <- `parts`, `folders` <- `writing`, `reading` <- `__main__`; each imports only from those to its
+left.
 
     python -m pd_lightning.blocks verify datasets/pong
     python -m pd_lightning.blocks info datasets/pong --json
 """
 
 from pd_lightning.blocks.contract import BLOCK, CHUNK, FORMAT, STACK, VERSION, Header, ShardError, ShardTaken
-from pd_lightning.blocks.reading import Shard, find_shards
+from pd_lightning.blocks.folders import find_shards
+from pd_lightning.blocks.reading import Shard
 from pd_lightning.blocks.writing import ShardWriter
 
 __all__ = [

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from pd_lightning.blocks.contract import BLOCK, ShardError, fault
-from pd_lightning.blocks.reading import Shard, find_shards, numbered
+from pd_lightning.blocks.folders import find_shards, numbered
+from pd_lightning.blocks.reading import Shard
 
 
 def _groups(path: Path) -> dict[Path, list[Path]]:

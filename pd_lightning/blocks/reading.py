@@ -1,7 +1,6 @@
 """Reading a shard: nothing in the file is believed before it is checked."""
 
 import os
-import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,8 @@ import zstandard
 from pd_lightning.blocks.contract import (
     BLOCK,
     CHUNK,
-    FORMAT,
-    KINDS,
-    OPTIONAL,
     SMALL,
     STACK,
-    STORED,
-    VERSION,
     ShardError,
     check_arrays,
     checksum,
@@ -28,9 +22,8 @@ from pd_lightning.blocks.contract import (
     header_from,
     record_command,
 )
+from pd_lightning.blocks.parts import PLAIN, ZSTD, chunk_table, open_dataset, read_attributes
 
-_ZSTD = 32015  # the registered number of HDF5's zstd filter
-_PLAIN = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE}  # filters that every HDF5 has
 _thread = threading.local()  # a decompressor per thread: they cannot be shared
 
 
@@ -88,17 +81,17 @@ class Shard:
             raise fault(self.path, "file", f"unreadable ({error})", "a whole HDF5 file") from error
 
     def _load(self, file: h5py.File) -> None:
-        attributes = _read_attributes(self.path, file.attrs)  # which looks the root up: once
+        attributes = read_attributes(self.path, file.attrs)  # which looks the root up: once
         promised = attributes.pop("digest")
         self.header = header_from(self.path, attributes)
-        frames = _open_dataset(self.path, file, "frames", "|u1", (None, *CHUNK), {_ZSTD})
-        self._offsets, self._sizes = _chunk_table(self.path, frames, self._identity[1])
+        frames = open_dataset(self.path, file, "frames", "|u1", (None, *CHUNK), {ZSTD})
+        self._offsets, self._sizes = chunk_table(self.path, frames, self._identity[1])
         self.n_blocks = len(frames)
         action_count = len(self.header.action_meanings)
         sizes = {"N": self.n_blocks, "L": BLOCK, "A": action_count, "E": None}
         arrays = {}
         for name, (dtype, letters) in SMALL.items():
-            dataset = _open_dataset(self.path, file, name, dtype, tuple(sizes[x] for x in letters), _PLAIN)
+            dataset = open_dataset(self.path, file, name, dtype, tuple(sizes[x] for x in letters), PLAIN)
             if not 1 <= len(dataset) <= self.n_blocks:
                 raise fault(self.path, name, f"{len(dataset)} long", f"1 to {self.n_blocks}, the number of blocks")
             arrays[name] = dataset[()]
@@ -199,83 +192,3 @@ class Shard:
 
 def _identity(stat: os.stat_result) -> tuple[int, int, int]:
     return stat.st_ino, stat.st_size, stat.st_mtime_ns
-
-
-def _read_attribute(path: Path, attributes: h5py.AttributeManager, name: str, kind: Any) -> Any:
-    if name not in attributes:
-        raise fault(path, name, "missing", "an attribute of this name")
-    attribute = attributes.get_id(name)  # the type is looked at before the value: see `STORED`
-    found = "text" if attribute.dtype.kind == "S" else attribute.dtype.str
-    if found != STORED[kind] or attribute.shape != ():
-        raise fault(path, name, f"{found} {attribute.shape}", f"{STORED[kind]} ()")
-    value: Any = attributes[name]
-    return value.decode() if isinstance(value, bytes) else value.item()
-
-
-def _read_attributes(path: Path, attributes: h5py.AttributeManager) -> dict[str, Any]:
-    """All attributes as plain Python values of the right type, the format and version checked first."""
-    for name, kind, mine in (("format", str, FORMAT), ("version", int, VERSION)):
-        if (value := _read_attribute(path, attributes, name, kind)) != mine:
-            step = "read it with the pd_lightning that wrote it, or record it again"
-            raise fault(path, name, repr(value), repr(mine), step)
-    kinds = {"format": str, "version": int, **KINDS, "digest": str}
-    if unknown := sorted(set(attributes) - set(kinds)):
-        raise fault(path, "attributes", f"unknown: {', '.join(unknown)}", f"those of version {VERSION} alone")
-    expected = {name: kind for name, kind in kinds.items() if name not in OPTIONAL or name in attributes}
-    return {name: _read_attribute(path, attributes, name, kind) for name, kind in expected.items()}
-
-
-def _open_dataset(
-    path: Path, file: h5py.File, name: str, dtype: str, shape: tuple[int | None, ...], filters: set[int]
-) -> h5py.Dataset:
-    """The dataset, once it is known to be as it should, and to lie in this file: a file may point to others."""
-    dataset: Any = file[name] if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
-    if not isinstance(dataset, h5py.Dataset) or dataset.chunks is None:
-        raise fault(path, name, "something else", "a chunked dataset in this file")
-    if dataset.dtype != np.dtype(dtype):
-        raise fault(path, name, dataset.dtype, np.dtype(dtype))
-    if len(dataset.shape) != len(shape) or any(a not in (b, None) for a, b in zip(shape, dataset.shape, strict=True)):
-        raise fault(path, name, dataset.shape, str(shape).replace("None", "any"))
-    properties = dataset.id.get_create_plist()
-    used = {properties.get_filter(i)[0] for i in range(properties.get_nfilters())}
-    if used != filters:
-        raise fault(path, name, f"packed by filters {sorted(used)}", f"HDF5 filters {sorted(filters)}")
-    return dataset
-
-
-def _chunk_table(path: Path, frames: h5py.Dataset, file_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where each block is stored: offset and size in bytes, int64 [N] each."""
-    found: list[Any] = []
-    frames.id.chunk_iter(found.append)  # one pass; asking for one chunk at a time scans the index each time
-    rows = sorted((*c.chunk_offset, c.filter_mask, c.byte_offset, c.size) for c in found)
-    table = np.array(rows, np.int64).reshape(-1, len(CHUNK) + 4)
-    wanted = np.zeros((len(frames), len(CHUNK) + 2), np.int64)  # one chunk a block, at [i, 0, 0, 0], no filter skipped
-    wanted[:, 0] = np.arange(len(frames))
-    offsets, sizes = table[:, -2].copy(), table[:, -1].copy()
-    if frames.chunks != (1, *CHUNK) or not len(frames) or not np.array_equal(table[:, :-2], wanted):
-        value = f"{len(table)} chunks {frames.chunks}"
-        raise fault(path, "frames", value, f"one of {(1, *CHUNK)} for each of {len(frames)} blocks")
-    if (offsets < 0).any() or (sizes < 1).any() or (offsets > file_size - sizes).any():
-        raise fault(path, "frames", "stored beyond the end of the file", f"the file's {file_size} bytes")
-    return offsets, sizes
-
-
-def find_shards(folder: str | os.PathLike[str]) -> list[Path]:
-    """The shards of a game's folder, by number.
-
-    Raises:
-        ShardError: there is no such folder, or no shard in it; the message says how to record one.
-    """
-    folder = Path(folder)
-    if shards := numbered(folder):
-        return shards
-    near = [str(other) for other in sorted(folder.absolute().parent.glob("*/")) if numbered(other)]
-    allowed = f"a folder with shards 0000.h5, 0001.h5, ... (there are: {', '.join(near) or 'none beside it'})"
-    value = "empty of shards" if folder.is_dir() else "missing"
-    raise fault(folder, "folder", value, allowed, f"record it: {record_command(folder)}")
-
-
-def numbered(folder: Path) -> list[Path]:
-    """The shards in a folder, by number; there may be none."""
-    found = [path for path in folder.glob("*.h5") if re.fullmatch(r"[0-9]{4,}", path.stem)]
-    return sorted(found, key=lambda path: (int(path.stem), path.name))

@@ -16,7 +16,6 @@ from rich.progress import Progress
 from torch import Tensor
 
 from pd_lightning.atari import action_meanings, named_protocol
-from pd_lightning.datamodule import refuse_changes
 from pd_lightning.episodes import Policy
 from pd_lightning.live.knobs import Knobs, load_teachers
 from pd_lightning.live.learner import Learner, Lessons
@@ -24,6 +23,7 @@ from pd_lightning.live.recorder import Recorder
 from pd_lightning.live.stage import Place, Stage
 from pd_lightning.pqn.play import ParallelPlay, image_statistics
 from pd_lightning.recording import header_of
+from pd_lightning.resuming import refuse_changes
 from pd_lightning.rollout import Returns, policy_of
 from pd_lightning.streaming import Batch
 from pd_lightning.streaming.mixing import check_devices

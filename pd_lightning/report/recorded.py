@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from pd_lightning.blocks import Shard
-from pd_lightning.datamodule import open_game
+from pd_lightning.recorded import open_game
 from pd_lightning.report.runs import Run, Student
 
 

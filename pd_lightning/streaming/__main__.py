@@ -11,8 +11,8 @@ from pd_lightning.blocks import Shard, find_shards
 from pd_lightning.machine import available_memory
 from pd_lightning.remote import local_root
 from pd_lightning.streaming.mixing import Mixture, batch_sizes, build_streams, check_mixing, choose_reaches
+from pd_lightning.streaming.sequence import Blocks
 from pd_lightning.streaming.stream import held_out
-from pd_lightning.streaming.window import Blocks
 
 
 def order(

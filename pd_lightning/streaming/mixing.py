@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from pd_lightning.streaming.order import Reach
+from pd_lightning.streaming.sequence import Blocks
 from pd_lightning.streaming.source import choose_reach, memory_of
 from pd_lightning.streaming.stream import Batch, Stream, new_workers
-from pd_lightning.streaming.window import Blocks
 
 MIXINGS = ("balanced", "one_game")
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from pd_lightning.blocks import BLOCK, STACK
 from pd_lightning.streaming.order import Epoch, Order, Reach
-from pd_lightning.streaming.window import JOB, Blocks, Window, slot_bytes, stacked
+from pd_lightning.streaming.sequence import Blocks
+from pd_lightning.streaming.window import JOB, Window, slot_bytes, stacked
 
 SMALLEST = 8
 """Fewest steps in a piece: 4 would cost twice the decoding."""

@@ -17,9 +17,11 @@ import torch
 from torch import Tensor
 
 from pd_lightning.blocks import BLOCK, Shard
+from pd_lightning.streaming.device import DeviceWindow, to_device
 from pd_lightning.streaming.order import Order, Reach, split_episodes
+from pd_lightning.streaming.sequence import Blocks
 from pd_lightning.streaming.source import Epochs, Sliding, Whole, read_ahead
-from pd_lightning.streaming.window import Blocks, DeviceWindow, Window, to_device
+from pd_lightning.streaming.window import Window
 
 
 class Batch(NamedTuple):

@@ -1,16 +1,14 @@
-"""Decoded frames in memory, and the memory of batches: what a stream gathers from, and into.
+"""Decoded frames in memory, which a stream gathers batches from.
 
 Threads read around libhdf5's lock and decode into slots; a batch is one gather out of them. Once all is decoded, as
-many threads gather as torch is set to: each then finds in its own cache what it is going to learn from. On a GPU the
-frames lie in its memory: they cross the bus once and packed one by one, not four times and once per epoch.
+many threads gather as torch is set to: each then finds in its own cache what it is going to learn from.
 """
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pd_lightning.blocks import CHUNK, STACK, Shard
+from pd_lightning.blocks import CHUNK, STACK
+from pd_lightning.streaming.buffers import BufferPool
+from pd_lightning.streaming.sequence import Blocks
 
 PIXELS = CHUNK[1] * CHUNK[2]
 """Bytes of a frame."""
@@ -29,42 +29,6 @@ JOB = 16
 """Most slots that a thread fills at a time: some tenths of a millisecond of work."""
 BUSY = 8
 """Jobs that threads may have at a time, or as many as a batch needs: whichever is more."""
-
-
-class Blocks:
-    """Some blocks of a game's shards as one sequence, numbered from 0.
-
-    Args:
-        shards: of one game.
-        chosen: shard and block of each, int64 [N, 2].
-    """
-
-    def __init__(self, shards: Sequence[Shard], chosen: np.ndarray) -> None:
-        self.shards, self.chosen = list(shards), chosen
-        self.lengths = np.empty(len(chosen), np.int64)
-        self.q_values = np.empty((len(chosen), *shards[0].q_values.shape[1:]), np.float32)  # [N, L, A]
-        for number, shard in enumerate(shards):
-            mine = chosen[:, 0] == number
-            self.lengths[mine] = shard.lengths[chosen[mine, 1]]
-            self.q_values[mine] = shard.q_values[chosen[mine, 1]]
-        self._places = chosen.tolist()
-
-    def __len__(self) -> int:
-        return len(self.chosen)
-
-    @property
-    def states(self) -> int:
-        """Number of states in all blocks."""
-        return int(self.lengths.sum())
-
-    def read(self, block: int, out: np.ndarray) -> None:
-        """Decodes a block's frames into `out`, uint8 [L + 3, 84, 84]; safe from several threads.
-
-        Raises:
-            ShardError: the bytes on disk are not those that were recorded.
-        """
-        shard, number = self._places[block]
-        self.shards[shard].read_block(number, out)
 
 
 @dataclass
@@ -234,84 +198,9 @@ class Window:
         return torch.from_numpy(room)
 
 
-class DeviceWindow(Window):
-    """The same in the memory of a device: threads decode into pinned memory, from which it is copied asynchronously.
-
-    Copies and gathers are queued on one stream of the device, so none overtakes another.
-
-    Args:
-        blocks: what is read.
-        slots: how many pieces it holds.
-        steps: most states in a piece.
-        workers: threads that decode.
-        device: where the frames are.
-    """
-
-    def __init__(self, blocks: Blocks, slots: int, steps: int, workers: Executor, device: torch.device) -> None:
-        self.device = device
-        super().__init__(blocks, slots, steps, workers)
-
-    def _make_room(self) -> None:
-        self._on_device = torch.empty((self.slots, self.depth, PIXELS), dtype=torch.uint8, device=self.device)
-
-    def _decode(self, slots: list[int], pieces: list[list[int]]) -> Tensor:
-        # torch keeps pinned memory for the next one who asks, once the copy out of it is done.
-        pinned = self.device.type == "cuda"
-        frames = torch.empty((len(pieces), self.depth, *CHUNK[1:]), dtype=torch.uint8, pin_memory=pinned)
-        self._fill(frames.numpy(), pieces)
-        return frames
-
-    def _settle(self, slots: np.ndarray, frames: Tensor | None) -> None:
-        assert frames is not None
-        for slot, piece in zip(slots.tolist(), frames.flatten(2), strict=True):
-            self._on_device[slot].copy_(piece, non_blocking=True)
-
-    def room(self, count: int) -> Any:
-        """Memory of the device; its allocator keeps what is freed."""
-        return torch.empty((count, STACK, *CHUNK[1:]), dtype=torch.uint8, device=self.device)
-
-    def gather(self, frames: np.ndarray, room: Any) -> None:
-        """As `Window.gather`."""
-        flat = self._on_device.view(-1, PIXELS)
-        torch.index_select(flat, 0, to_device(frames, self.device), out=room.view(-1, PIXELS))
-
-    def tensor(self, room: Any) -> Tensor:
-        """What was gathered."""
-        return room
-
-
 def stacked(first: np.ndarray) -> np.ndarray:
     """The frames of states by the first of each, int64 [4 n]."""
     return (first[:, None] + _STACKED).ravel()
-
-
-def to_device(array: np.ndarray, device: torch.device) -> Tensor:
-    """A small array on a device, without waiting for it."""
-    tensor = torch.from_numpy(array)
-    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
-
-
-class BufferPool:
-    """Memory for batches, used again once nobody holds the batch that was in it.
-
-    Fresh memory for every batch costs ten times the gather (page faults), and a ring that is simply overwritten would
-    change batches under the feet of whoever keeps one.
-    """
-
-    def __init__(self) -> None:
-        self._buffers: list[np.ndarray] = []
-
-    def take(self, count: int) -> np.ndarray:
-        """uint8 [count, 4, 84, 84], uninitialised."""
-        for buffer in self._buffers:
-            # What was made of it holds the buffer: nobody has it if it is known by this list, this variable and this
-            # call alone.
-            if len(buffer) >= count and sys.getrefcount(buffer) == 3:
-                return buffer[:count]
-        # Those that are too small are let go: a stream's batches differ by one, so that is soon over.
-        self._buffers = [buffer for buffer in self._buffers if len(buffer) >= count]
-        self._buffers.append(np.empty((count, STACK, *CHUNK[1:]), np.uint8))
-        return self._buffers[-1][:]
 
 
 def slot_bytes(steps: int) -> int:

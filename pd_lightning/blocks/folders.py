@@ -1,0 +1,28 @@
+"""The shards of a game's folder."""
+
+import os
+import re
+from pathlib import Path
+
+from pd_lightning.blocks.contract import fault, record_command
+
+
+def find_shards(folder: str | os.PathLike[str]) -> list[Path]:
+    """The shards of a game's folder, by number.
+
+    Raises:
+        ShardError: there is no such folder, or no shard in it; the message says how to record one.
+    """
+    folder = Path(folder)
+    if shards := numbered(folder):
+        return shards
+    near = [str(other) for other in sorted(folder.absolute().parent.glob("*/")) if numbered(other)]
+    allowed = f"a folder with shards 0000.h5, 0001.h5, ... (there are: {', '.join(near) or 'none beside it'})"
+    value = "empty of shards" if folder.is_dir() else "missing"
+    raise fault(folder, "folder", value, allowed, f"record it: {record_command(folder)}")
+
+
+def numbered(folder: Path) -> list[Path]:
+    """The shards in a folder, by number; there may be none."""
+    found = [path for path in folder.glob("*.h5") if re.fullmatch(r"[0-9]{4,}", path.stem)]
+    return sorted(found, key=lambda path: (int(path.stem), path.name))
