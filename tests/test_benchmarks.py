@@ -1,12 +1,13 @@
 """The benchmark of loaders believes nothing that it has not compared with the recording."""
 
+import json
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks import rivals, streaming
+from benchmarks import heads, rivals, streaming
 from benchmarks.entries import ENTRIES, Entry, Job, Reader
 from benchmarks.measure import Measurement, measure
 from benchmarks.recorded import Recorded, WrongState, each_state
@@ -138,3 +139,10 @@ def test_impossible_options_are_refused(options, capsys, tmp_path):
     assert streaming.main([*options, f"--scratch={tmp_path}"]) == 1
     assert "error: --" in capsys.readouterr().err
     assert not list(Path(tmp_path).iterdir())
+
+
+def test_heads_are_compared_on_as_many_states(tmp_path, capsys):
+    heads.heads(["pong", "breakout"], "net3", states=2, turns=2, output=str(tmp_path / "heads.json"))
+    assert "4 states an update" in capsys.readouterr().out
+    seconds = json.loads((tmp_path / "heads.json").read_text())["seconds"]
+    assert {name: len(times) for name, times in seconds.items()} == {"2 heads": 2, "one head": 2}

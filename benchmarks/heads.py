@@ -1,0 +1,112 @@
+"""What ten games' heads cost a student, beside one head: the same trunk, the same number of states in an update.
+
+    python -m benchmarks.heads
+
+Both learn from one fixed batch, by turns of one update in one process: the ratio within a turn is what counts.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from jsonargparse import auto_cli
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from benchmarks.training import synchronise
+from pd_lightning.atari import action_meanings
+from pd_lightning.losses import LOSSES
+from pd_lightning.machine import fastest_precision, keep_freed_memory
+from pd_lightning.networks import Student
+
+TEN = ["beam_rider", "breakout", "enduro", "freeway", "ms_pacman", "pong", "qbert", "riverraid", "seaquest",
+       "space_invaders"]  # fmt: skip
+WARM_UP = 3
+"""Turns before the clock starts."""
+
+
+def learner(games: Mapping[str, int], size: str, states: int, loss: str, device: torch.device) -> Callable[[], float]:
+    """An update of a student, and the seconds that it takes: forward, loss, backward and Adam.
+
+    Args:
+        games: number of actions of each.
+        size: of the student.
+        states: of each game in an update.
+        loss: one of `LOSSES`.
+        device: where it learns.
+    """
+    torch.manual_seed(0)
+    student = Student(games, size).to(device)
+    optimizer = torch.optim.Adam(student.parameters(), 1e-3)
+    seen = {game: torch.randint(256, (states, 4, 84, 84), dtype=torch.uint8, device=device) for game in games}
+    teacher_q = {game: torch.randn(states, actions, device=device) for game, actions in games.items()}
+    mixed = fastest_precision("auto") == "bf16-mixed"
+
+    def update() -> float:
+        synchronise(device)
+        started = time.perf_counter()
+        with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
+            outputs = student(seen)
+            parts = [LOSSES[loss](outputs[game], teacher_q[game], 0.01) for game in games]
+        optimizer.zero_grad()
+        torch.stack(parts).mean().backward()
+        optimizer.step()
+        synchronise(device)
+        return time.perf_counter() - started
+
+    return update
+
+
+def heads(
+    games: list[str] = TEN,  # (never changed)
+    size: str = "multi10",
+    states: int = 64,
+    loss: str = "kl",
+    turns: int = 20,
+    output: str | None = None,
+) -> None:
+    """Compares a student of several games with one of a single game that sees as many states.
+
+    Args:
+        games: of the one; the other's is the first of them.
+        size: of both.
+        states: of each game in an update; of the single game, as many as of all together.
+        loss: of both.
+        turns: that are timed.
+        output: JSON file for all figures.
+    """
+    keep_freed_memory()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    actions = {game: len(action_meanings(game)) for game in games}
+    learners = {
+        f"{len(games)} heads": learner(actions, size, states, loss, device),
+        "one head": learner({games[0]: actions[games[0]]}, size, states * len(games), loss, device),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in learners}
+    for turn in track(range(WARM_UP + turns), "learning", console=Console(stderr=True)):
+        for name, update in learners.items():
+            took = update()
+            if turn >= WARM_UP:
+                seconds[name].append(took)
+    many, one = seconds.values()
+    ratios = [b / a for a, b in zip(many, one, strict=True)]
+    table = Table(title=f"{size}, {states * len(games)} states an update, {fastest_precision('auto')}")
+    for name in ("", "states/s", "of one head"):
+        table.add_column(name, justify="left" if not name else "right")
+    low, _, high = statistics.quantiles(ratios, n=4)
+    shares = [f"{statistics.median(ratios):.3f} (half of the turns {low:.2f} to {high:.2f})", ""]
+    for (name, times), share in zip(seconds.items(), shares, strict=True):
+        table.add_row(name, f"{states * len(games) / statistics.median(times):,.0f}", share)
+    Console(width=100).print(table)
+    if output:
+        Path(output).write_text(json.dumps({"seconds": seconds}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    auto_cli(heads, as_positional=False, prog="python -m benchmarks.heads")
