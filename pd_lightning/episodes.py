@@ -7,6 +7,7 @@ are played to their end: taking the first to finish would favour short ones.
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -92,6 +93,11 @@ class Emulators:
             if sum(known[2] * len(idle) for known, idle in self._idle.items()) > IDLE_EMULATORS:
                 del self._idle[other]
 
+    def clear(self) -> None:
+        """Drops all of this process: an interpreter that ends with some in its hands complains of leaks."""
+        for mine in [known for known in self._idle if known[0] == os.getpid()]:
+            del self._idle[mine]
+
 
 def kind(game: str, parallel: int, protocol: Protocol, fire: bool) -> tuple:
     """What emulators have in common that can play for each other."""
@@ -100,6 +106,7 @@ def kind(game: str, parallel: int, protocol: Protocol, fire: bool) -> tuple:
 
 
 EMULATORS = Emulators()
+atexit.register(EMULATORS.clear)
 
 
 class Group:

@@ -1,6 +1,8 @@
 """Emulators are lent again: what was played in them before does not show."""
 
 import multiprocessing
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -96,3 +98,15 @@ def test_a_forked_process_builds_its_own():
     assert answers.get(timeout=60) == played([1, 2], parallel=2)[0].sum()
     child.join(60)
     assert child.exitcode == 0
+
+
+def test_an_interpreter_that_ends_after_playing_complains_of_nothing():
+    program = (
+        "import torch; from pd_lightning.rollout import play;"
+        "print(play(lambda s: torch.zeros(len(s), 6), 'pong', 1, protocol='brief').steps)"
+    )
+    protocol = "from dataclasses import replace; from pd_lightning.atari import PROTOCOLS as p;"
+    protocol += "p['brief'] = replace(p['paper'], name='brief', frame_limit=40);"
+    command = [sys.executable, "-c", protocol + program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[10]\n", "")

@@ -282,12 +282,32 @@ def test_a_live_teacher_is_what_its_students_are_compared_with(tmp_path, capsys,
 
 
 def test_students_of_live_teachers_differ_in_who_acted(tmp_path):
-    acted = [{"beta": 0.0, "beta_end": None, "learn": False}, {"beta": 1.0, "beta_end": 0.0, "learn": False},
-             {"beta": 1.0, "beta_end": None, "learn": True}]  # fmt: skip
-    found = [read_run(write_run(tmp_path, {"pong": [1.0]}, data=data)).student.settings for data in acted]
-    assert len(set(found)) == 3
-    for shown, part in zip(found, ("beta 0.0,", "beta 1.0, beta_end 0.0,", "learn True"), strict=True):
-        assert part in shown
+    acted = {
+        "the student acts": {"beta": 0.0, "beta_end": None},
+        "the teacher acts": {"beta": 1.0, "beta_end": 1.0},
+        "the teacher acts at 50% of the steps": {"beta": 0.5, "beta_end": None},
+        "the teacher acts at 100% of the steps, after 19,200 at 0%": {"beta": 1.0, "beta_end": 0.0},
+    }
+    folders = [
+        write_run(tmp_path, {game: [score]}, data={**data, "beta_steps": 19200, "learn": False, "fresh": 0.125})
+        for score, data in enumerate(acted.values())
+        for game in ("pong", "breakout")
+    ]
+    text = report(measured(*folders))
+    head, _, breakout, pong, *_ = table(text, "Who acts")
+    assert head == ["game", "teacher", *sorted(acted)]
+    assert [cell.split(",")[0] for cell in pong[2:]] == [f"{list(acted).index(who):.1f}" for who in sorted(acted)]
+    assert breakout[0] == "breakout"
+    assert "fresh 0.125" in text.split("## Who acts")[1].split("|")[0]
+
+
+def test_what_is_set_to_the_same_for_all_is_said_once(tmp_path):
+    text = report(measured(*(write_run(tmp_path, {"pong": [1.0]}, data={"batch_size": n}) for n in (64, 128))))
+    assert "All of them: learning_rate 0.003." in text
+    assert [row[2] for row in table(text, "All runs")[2:]] == [
+        "kl, τ = 0.01, batch_size 128",
+        "kl, τ = 0.01, batch_size 64",
+    ]
 
 
 def test_how_steadily_a_student_follows_is_of_the_second_half(tmp_path, capsys, monkeypatch):

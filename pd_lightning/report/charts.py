@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from pd_lightning.atari import action_meanings
 from pd_lightning.networks import SIZES, QNetwork, parameter_count
-from pd_lightning.report.runs import Run, Student
+from pd_lightning.report.runs import Run, Student, shared_settings, told_apart
 from pd_lightning.report.tables import Measures
 from pd_lightning.scores import interval
 
@@ -39,10 +39,10 @@ def figure_of(games: Sequence[str], columns: int = 2) -> tuple[Figure, dict[str,
     return figure, dict(zip(games, axes, strict=False))
 
 
-def label_of(student: Student) -> str:
-    """What a line is called."""
+def label_of(student: Student, shared: tuple[str, ...]) -> str:
+    """What a line is called, but for settings that all lines share."""
     together = f", {len(student.games)} games" if len(student.games) > 1 else ""
-    return f"{student.size}, {student.loss}{together}" + (f", {student.settings}" if student.settings else "")
+    return f"{student.size}, {told_apart(student, shared)}{together}"
 
 
 def finish(figure: Figure, axes: dict[str, Axes], path: Path) -> Path:
@@ -77,11 +77,13 @@ def learning_curves(runs: Sequence[Run], measures: Measures, path: Path) -> Path
     """Mean return over updates: a line for each student, and for its teacher if that learned meanwhile."""
     games = sorted({game for run in runs for game in run.curve})
     figure, axes = figure_of(games)
+    shared = shared_settings(measures)
     for number, student in enumerate(measures):
         colour = COLOURS[number % len(COLOURS)]
         mine = [run for run in runs if run.student == student]
         for game in student.games:
-            draw(axes[game], [run.curve[game] for run in mine], color=colour, label=label_of(student), marker=".")
+            label = label_of(student, shared)
+            draw(axes[game], [run.curve[game] for run in mine], color=colour, label=label, marker=".")
             learning = [run.teacher[game] for run in mine if len(run.teacher.get(game, {})) > 1]
             if learning:
                 draw(axes[game], learning, color="grey", label="teacher, learning", marker=".", linestyle="--")

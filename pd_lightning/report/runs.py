@@ -14,7 +14,7 @@ import yaml
 
 NEEDED = ("config.yaml", "returns.csv")
 DATA_SETTINGS = ("batch_size", "mixing", "weights")
-LIVE_SETTINGS = ("learn", "beta", "beta_end", "beta_steps", "fresh", "memory")
+LIVE_SETTINGS = ("learn", "fresh", "memory")
 """What students may differ in, among the options of their data; the latter of a live teacher's."""
 
 
@@ -30,7 +30,8 @@ class Student:
         size: of the network.
         loss: as it is shown: its temperature is part of it.
         games: that were learned together.
-        settings: everything else that was set for model, data and optimizer and is not the default, as shown.
+        acts: who acted where the teacher was live, as it is shown; nothing of recorded play.
+        settings: everything else that was set for model, data and optimizer, each as it is shown.
         updates: at the last rollout.
         protocol: of the rollouts.
         fire: whether FIRE was pressed, if the run was told.
@@ -39,7 +40,8 @@ class Student:
     size: str
     loss: str
     games: tuple[str, ...]
-    settings: str
+    acts: str
+    settings: tuple[str, ...]
     updates: int
     protocol: str
     fire: bool | None
@@ -118,8 +120,8 @@ def read_curve(path: Path) -> dict[str, dict[int, np.ndarray]]:
     }
 
 
-def describe(config: dict[str, Any], games: tuple[str, ...]) -> tuple[str, str, tuple[str, ...], str]:
-    """Size, loss, games and other settings of a run, as they are shown."""
+def describe(config: dict[str, Any], games: tuple[str, ...]) -> tuple[str, str, tuple[str, ...], str, tuple[str, ...]]:
+    """Size, loss, games, who acted, and other settings of a run, as they are shown."""
     model = config["model"]
     settings = dict(model.get("init_args", {}))
     size = str(settings.pop("size"))
@@ -130,11 +132,32 @@ def describe(config: dict[str, Any], games: tuple[str, ...]) -> tuple[str, str, 
     settings.pop("games", None)
     data = config.get("data", {}).get("init_args", {})
     kept = {key: data[key] for key in DATA_SETTINGS if data.get(key) is not None}
-    if "beta" in data:
+    acts = acting(data) if "beta" in data else ""
+    if acts:
         kept |= {key: data[key] for key in LIVE_SETTINGS if data.get(key) is not None and data[key] is not False}
     optimizer = config.get("optimizer")
     others = {**settings, **kept, **({"optimizer": optimizer["class_path"].rsplit(".", 1)[-1]} if optimizer else {})}
-    return size, loss, games, ", ".join(f"{key} {value}" for key, value in sorted(others.items()))
+    return size, loss, games, acts, tuple(f"{key} {value}" for key, value in sorted(others.items()))
+
+
+def acting(data: dict[str, Any]) -> str:
+    """Who acted in live play, by the options of its data."""
+    first, last = data["beta"], data["beta"] if data.get("beta_end") is None else data["beta_end"]
+    if first == last and first in (0, 1):
+        return "the teacher acts" if first else "the student acts"
+    begins = f"the teacher acts at {first:.0%} of the steps"
+    return begins if first == last else f"{begins}, after {data['beta_steps']:,} at {last:.0%}"
+
+
+def shared_settings(students: Iterable[Student]) -> tuple[str, ...]:
+    """What is set to the same for all of them."""
+    every = [student.settings for student in students]
+    return tuple(each for each in every[0] if all(each in other for other in every)) if len(every) > 1 else ()
+
+
+def told_apart(student: Student, shared: tuple[str, ...]) -> str:
+    """A student's loss, who acted, and those of its settings that not all have."""
+    return ", ".join(filter(None, [student.loss, student.acts, *(s for s in student.settings if s not in shared)]))
 
 
 def check_distinct(runs: Iterable[Run]) -> None:

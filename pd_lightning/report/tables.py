@@ -13,20 +13,21 @@ import numpy as np
 from pd_lightning.atari import action_meanings
 from pd_lightning.networks import SIZES, QNetwork, parameter_count
 from pd_lightning.report.measures import RESAMPLES, Measure, Summary, limits, summarise
-from pd_lightning.report.runs import Run, Student
+from pd_lightning.report.runs import Run, Student, shared_settings, told_apart
 
 Measures = dict[Student, dict[str, Measure]]
 """Every student with its games, both in the order in which they are shown."""
 Key = Callable[[Student], object]
 
-CSV = """size loss games settings updates protocol game run episodes return return_std teacher percent_of_teacher
+CSV = """size loss games settings acts updates protocol game run episodes return return_std teacher percent_of_teacher
 above_random human_normalised"""
 NOTES = f"""\
 Score: mean over runs of the mean return of their last rollout. Of teacher: 100 x score / mean return of the teacher's
-recorded episodes, as in the paper. Above random: (score - random) / (teacher - random), which also holds where scores
-do not begin at zero (Pong). Human-normalised: by the scores of Wang et al. (2016). Intervals: 95%, bootstrap over runs,
-their episodes and the teacher's ({RESAMPLES:,} resamples); those of a single run say nothing about other seeds. A dash:
-not known, or without a meaning, as a share of a score that is not positive."""
+recorded episodes (a live one's: those of its score), as in the paper. Above random: (score - random) / (teacher -
+random), which also holds where scores do not begin at zero (Pong). Human-normalised: by the scores of Wang et al.
+(2016). Intervals: 95%, bootstrap over runs, their episodes and the teacher's ({RESAMPLES:,} resamples); those of a
+single run say nothing about other seeds. A dash: not known, or without a meaning, as a share of a score that is not
+positive."""
 
 
 def order_of(student: Student) -> tuple:
@@ -34,7 +35,8 @@ def order_of(student: Student) -> tuple:
     sizes = list(SIZES)
     size = sizes.index(student.size) if student.size in sizes else len(sizes)
     loss = next((n for n, name in enumerate(("mse", "nll", "kl")) if student.loss.startswith(name)), 3)
-    return (student.protocol, len(student.games), size, loss, student.loss, student.settings, student.updates)
+    how = (student.loss, student.acts, student.settings, student.updates)
+    return (student.protocol, len(student.games), size, loss, *how)
 
 
 def measure(runs: Iterable[Run], teachers: Callable[[Student, str], np.ndarray]) -> Measures:
@@ -74,21 +76,21 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
 
 def detail(measures: Measures) -> str:
     """Every student in every game."""
-    rows = []
+    rows, shared = [], shared_settings(measures)
     for student, games in measures.items():
         for game, found in games.items():
             low, high = limits(found.resampled(np.random.default_rng(0)))
-            how = ", ".join(filter(None, [student.loss, student.settings]))
             episodes = "/".join(sorted({str(len(values)) for values in found.runs}))
             each = ", ".join(f"{values.mean():.1f}" for values in found.runs)
             rows.append([
-                game, student.size, how, f"{student.updates:,}", f"{len(found.runs)} x {episodes}", each,
-                f"{found.score:.1f}", f"{found.teacher.mean():.1f}" if len(found.teacher) else "-",
+                game, student.size, told_apart(student, shared), f"{student.updates:,}",
+                f"{len(found.runs)} x {episodes}", each, f"{found.score:.1f}",
+                f"{found.teacher.mean():.1f}" if len(found.teacher) else "-",
                 percent(found.percent) + spread(low, high), percent(found.above_random), percent(found.human),
             ])  # fmt: skip
     head = ["game", "size", "loss and settings", "updates", "runs x episodes", "return of each run", "score", "teacher",
             "of teacher (95%)", "above random", "human-normalised"]  # fmt: skip
-    return markdown(head, rows)
+    return (f"All of them: {', '.join(shared)}.\n\n" if shared else "") + markdown(head, rows)
 
 
 def comparison(students: Mapping[str, Mapping[str, Measure]]) -> str:
@@ -139,7 +141,8 @@ def columns(measures: Measures, label: Key, same: Callable[[Student], Student]) 
 def about(student: Student, *without: str) -> str:
     """What a table's students have in common."""
     parts = {"size": student.size, "loss": student.loss, "updates": f"{student.updates:,} updates",
-             "protocol": f"protocol {student.protocol}", "settings": student.settings}  # fmt: skip
+             "protocol": f"protocol {student.protocol}", "acts": student.acts,
+             "settings": ", ".join(student.settings)}  # fmt: skip
     return ", ".join(text for name, text in parts.items() if name not in without and text)
 
 
@@ -151,6 +154,8 @@ def report(measures: Measures) -> str:
     for student, group in columns(measures, lambda s: s.size, lambda s: replace(s, size="")):
         sized = {f"{size} ({share(size, group[size])})": column for size, column in group.items()}
         parts.append(f"## Compression\n\n{about(student, 'size')}\n\n{comparison(sized)}")
+    for student, group in columns(measures, lambda s: s.acts or "recorded", lambda s: replace(s, acts="")):
+        parts.append(f"## Who acts\n\n{about(student, 'acts')}\n\n{comparison(group)}")
     several = {student: games for student, games in measures.items() if len(student.games) > 1}
     for games in sorted({student.games for student in several}, key=lambda names: (len(names), names)):
         group = {about(s, "protocol"): found for s, found in several.items() if s.games == games}
@@ -182,6 +187,7 @@ def write_csv(path: Path, measures: Measures) -> None:
                     one = Measure(game, (values,), found.teacher)
                     teacher = float(found.teacher.mean()) if len(found.teacher) else math.nan
                     deviation = float(values.std(ddof=1)) if len(values) > 1 else math.nan
-                    writer.writerow([student.size, student.loss, " ".join(student.games), student.settings,
-                                     student.updates, student.protocol, game, number, len(values), one.score, deviation,
-                                     teacher, one.percent, one.above_random, one.human])  # fmt: skip
+                    writer.writerow([student.size, student.loss, " ".join(student.games), ", ".join(student.settings),
+                                     student.acts, student.updates, student.protocol, game, number, len(values),
+                                     one.score, deviation, teacher, one.percent, one.above_random,
+                                     one.human])  # fmt: skip
