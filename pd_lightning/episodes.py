@@ -7,9 +7,6 @@ are played to their end: taking the first to finish would favour short ones.
 
 from __future__ import annotations
 
-import atexit
-import os
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -17,15 +14,16 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from ale_py.vector_env import AtariVectorEnv
 from torch import Tensor
 
-from pd_lightning.atari import Lives, Protocol, build
+from pd_lightning.atari import STACK, Lives, Protocol
+from pd_lightning.emulators import EMULATORS
 
 TWO_GROUPS = 8
 """Games from which on it pays to play them in two groups: a network takes nearly as long for two as for four."""
-IDLE_EMULATORS = 128
-"""At most so many are kept for episodes to come, 2 MB each: one is built in the time of hundreds of steps."""
+TOGETHER = 2
+"""Emulators that are one vector. All of a vector play until nobody needs any: with few, few play in vain when games end
+one by one. A vector for each would cost a tenth of the time."""
 Policy = Callable[[Tensor], Tensor]
 """States uint8 [n, 4, 84, 84] on the CPU to outputs [n, A]; the greedy action is the largest output."""
 
@@ -74,41 +72,6 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-class Emulators:
-    """Lends emulators, and keeps those that come back: a reset with seeds leaves nothing of what was played before."""
-
-    def __init__(self) -> None:
-        self._idle: defaultdict[tuple, list[AtariVectorEnv]] = defaultdict(list)
-
-    def lend(self, game: str, parallel: int, protocol: Protocol, fire: bool) -> AtariVectorEnv:
-        """`parallel` copies of a game, see `build`. They must be reset, all of them, with seeds."""
-        idle = self._idle[kind(game, parallel, protocol, fire)]
-        return idle.pop() if idle else build(game, parallel, protocol, fire=fire)
-
-    def take_back(self, env: AtariVectorEnv, game: str, protocol: Protocol, fire: bool) -> None:
-        """Keeps emulators that nobody awaits an answer of; what lay longest is dropped, if they become too many."""
-        own = kind(game, env.num_envs, protocol, fire)
-        self._idle[own] = [*self._idle.pop(own, ()), env]
-        for other in [other for other in self._idle if other[0] == own[0]]:
-            if sum(known[2] * len(idle) for known, idle in self._idle.items()) > IDLE_EMULATORS:
-                del self._idle[other]
-
-    def clear(self) -> None:
-        """Drops all of this process: an interpreter that ends with some in its hands complains of leaks."""
-        for mine in [known for known in self._idle if known[0] == os.getpid()]:
-            del self._idle[mine]
-
-
-def kind(game: str, parallel: int, protocol: Protocol, fire: bool) -> tuple:
-    """What emulators have in common that can play for each other."""
-    # A process that was forked has its parent's emulators without their threads: it builds its own.
-    return os.getpid(), game, parallel, protocol.noop_max, protocol.frame_limit, protocol.sticky, fire
-
-
-EMULATORS = Emulators()
-atexit.register(EMULATORS.clear)
-
-
 class Group:
     """Games that are played side by side: the network thinks about them while the emulator plays another group's.
 
@@ -121,12 +84,22 @@ class Group:
 
     def __init__(self, game: str, places: Sequence[tuple[int, int]], protocol: Protocol, fire: bool) -> None:
         self._game, self._protocol, self._fire = game, protocol, fire
-        self._env = EMULATORS.lend(game, len(places), protocol, fire)
-        self._lives = Lives(game, len(places)) if fire else None
         self._episodes = np.array([episode for episode, _ in places])  # -1: nobody plays there any more
         self._chance = [np.random.default_rng(seed) for _, seed in places]
+        self._lives = Lives(game, len(places)) if fire else None
+        self._left = np.zeros(len(places), np.int64)
         self._actions = np.zeros(len(places), np.int64)
-        self._states, self._info = self._env.reset(seed=np.array([seed for _, seed in places]))
+        self._rewards = np.zeros(len(places), np.float32)
+        self._ended = np.zeros(len(places), bool)
+        self._states = np.empty((len(places), STACK, 84, 84), np.uint8)
+        shares = [slice(low, min(low + TOGETHER, len(places))) for low in range(0, len(places), TOGETHER)]
+        self._vectors = [(EMULATORS.lend(game, len(self._states[share]), protocol, fire), share) for share in shares]
+        for env, share in self._vectors:
+            seeds = np.array([seed for _, seed in places[share]])
+            self._see(share, *env.reset(seed=seeds))
+
+    def _see(self, share: slice, states: np.ndarray, info: dict) -> None:
+        self._states[share], self._left[share] = states, info["lives"]
 
     @property
     def playing(self) -> np.ndarray:
@@ -134,7 +107,7 @@ class Group:
         return np.flatnonzero(self._episodes >= 0)
 
     def decide(self, policy: Policy) -> None:
-        """Chooses actions and hands them to the emulator, which goes on by itself."""
+        """Chooses actions and hands them to the emulators, which go on by themselves."""
         self._seen = self._states[self.playing]
         with one_thread(), torch.inference_mode():
             self._outputs = policy(torch.from_numpy(self._seen)).float().cpu().numpy()
@@ -142,34 +115,36 @@ class Group:
         for place in self.playing:
             if self._chance[place].random() < self._protocol.epsilon:
                 self._actions[place] = self._chance[place].integers(self._outputs.shape[1])
-        self._done = self._actions if self._lives is None else self._lives.press(self._actions, self._info["lives"])
-        self._env.send(self._done)
+        if self._lives is not None:
+            self._actions = self._lives.press(self._actions, self._left)
+        for env, share in self._vectors:
+            env.send(self._actions[share])
 
     def arrive(self) -> Moment:
-        """Waits for what the emulator makes of the actions."""
-        self._states, rewards, terminated, truncated, self._info = self._env.recv()
-        self._ended = terminated | truncated
+        """Waits for what the emulators make of the actions."""
+        for env, share in self._vectors:
+            states, self._rewards[share], terminated, truncated, info = env.recv()
+            self._see(share, states, info)
+            self._ended[share] = terminated | truncated
         mine = self.playing
         return Moment(
-            self._seen, self._outputs, self._done[mine], rewards[mine].astype(np.float32), self._ended[mine],
-            self._episodes[mine],
-        )  # fmt: skip
+            self._seen, self._outputs, self._actions[mine], self._rewards[mine], self._ended[mine], self._episodes[mine]
+        )
 
     def begin_again(self, queue: Iterator[tuple[int, int]]) -> None:
-        """Begins the next episodes of a queue where one has ended."""
-        seeds = []
-        for place in np.flatnonzero(self._ended & (self._episodes >= 0)):
-            self._episodes[place], seed = next(queue, (-1, 0))
-            if self._episodes[place] >= 0:
-                self._chance[place] = np.random.default_rng(seed)
-                seeds.append(seed)
-        if seeds:
-            begin = {"reset_mask": self._ended & (self._episodes >= 0)}
-            self._states, self._info = self._env.reset(seed=np.array(seeds), options=begin)
-
-    def leave(self) -> None:
-        """Gives the emulators back, when nobody plays any more."""
-        EMULATORS.take_back(self._env, self._game, self._protocol, self._fire)
+        """Begins the next episodes of a queue where one has ended; emulators that nobody plays at are given back."""
+        self._ended &= self._episodes >= 0
+        seeds = np.zeros(len(self._episodes), np.int64)
+        for place in np.flatnonzero(self._ended):
+            self._episodes[place], seeds[place] = next(queue, (-1, 0))
+            self._chance[place] = np.random.default_rng(seeds[place])
+        begins = self._ended & (self._episodes >= 0)
+        for env, share in list(self._vectors):
+            if begins[share].any():
+                self._see(share, *env.reset(seed=seeds[share][begins[share]], options={"reset_mask": begins[share]}))
+            elif (self._episodes[share] < 0).all():
+                EMULATORS.take_back(env, self._game, self._protocol, self._fire)
+                self._vectors.remove((env, share))
 
 
 def moments(
@@ -206,4 +181,3 @@ def moments(
                 group.decide(policy)
             else:
                 groups.remove(group)
-                group.leave()

@@ -3,15 +3,18 @@
 import multiprocessing
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from pd_lightning import emulators as lending
 from pd_lightning import episodes
 from pd_lightning.atari import PROTOCOLS
-from pd_lightning.episodes import Emulators, moments
+from pd_lightning.emulators import Emulators
+from pd_lightning.episodes import moments
 
 PAPER = PROTOCOLS["paper"]
 SHORT = replace(PAPER, frame_limit=80)
@@ -26,8 +29,8 @@ def emulators(monkeypatch):
         built.append((game, parallel))
         return original(game, parallel, protocol, fire=fire)
 
-    original = episodes.build
-    monkeypatch.setattr(episodes, "build", build)
+    original = lending.build
+    monkeypatch.setattr(lending, "build", build)
     fresh = Emulators()
     fresh.built = built  # pyright: ignore[reportAttributeAccessIssue]
     monkeypatch.setattr(episodes, "EMULATORS", fresh)
@@ -51,6 +54,19 @@ def test_emulators_that_have_played_play_as_new_ones_do(emulators):
     assert emulators.built == [("pong", 2)]
     for one, other in zip(new, again, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_emulators_that_nobody_needs_any_more_stand_still(emulators, monkeypatch):
+    turn, back, lengths = 0, [], Counter()
+    monkeypatch.setattr(emulators, "take_back", lambda env, *_: back.append((turn, env.num_envs)))
+    at_random = replace(PAPER, epsilon=1.0)
+    idle = torch.eye(18)[:1]
+    for moment in moments(lambda states: idle.expand(len(states), -1), "road_runner", range(5), at_random, parallel=5):
+        turn += 1
+        lengths.update(moment.episodes.tolist())
+    pairs = [max(lengths[0], lengths[1]), max(lengths[2], lengths[3]), lengths[4]]
+    assert len(set(pairs)) == 3
+    assert back == sorted(zip(pairs, (2, 2, 1), strict=True))
 
 
 def test_other_rules_want_other_emulators(emulators):
@@ -78,14 +94,13 @@ def test_two_who_play_at_once_do_not_share(emulators):
 
 
 def test_only_so_many_emulators_are_kept_and_the_newest_of_them(emulators, monkeypatch):
-    monkeypatch.setattr(episodes, "IDLE_EMULATORS", 4)
-    for parallel in (3, 2, 1):
-        played([1, 2, 3], parallel=parallel)
-    played([1], parallel=1)
-    played([1, 2], parallel=2)
-    assert emulators.built == [("pong", n) for n in (3, 2, 1)]
-    played([1, 2, 3], parallel=3)
-    assert emulators.built[3:] == [("pong", 3)]
+    monkeypatch.setattr(lending, "IDLE_EMULATORS", 4)
+    first, second, third = (replace(PAPER, frame_limit=limit) for limit in (40, 60, 80))
+    for rules in (first, second, third, third, second):
+        played([1, 2], rules, parallel=2)
+    assert emulators.built == [("pong", 2)] * 3
+    played([1, 2], first, parallel=2)
+    assert emulators.built == [("pong", 2)] * 4
 
 
 def test_a_forked_process_builds_its_own():

@@ -1,0 +1,49 @@
+"""Emulators that are lent again and again: to build one takes as long as to play hundreds of steps."""
+
+from __future__ import annotations
+
+import atexit
+import os
+from collections import defaultdict
+
+from ale_py.vector_env import AtariVectorEnv
+
+from pd_lightning.atari import Protocol, build
+
+IDLE_EMULATORS = 128
+"""At most so many are kept for episodes to come, 2 MB each."""
+
+
+class Emulators:
+    """Lends emulators, and keeps those that come back: a reset with seeds leaves nothing of what was played before."""
+
+    def __init__(self) -> None:
+        self._idle: defaultdict[tuple, list[AtariVectorEnv]] = defaultdict(list)
+
+    def lend(self, game: str, parallel: int, protocol: Protocol, fire: bool) -> AtariVectorEnv:
+        """`parallel` copies of a game, see `build`. They must be reset, all of them, with seeds."""
+        idle = self._idle[kind(game, parallel, protocol, fire)]
+        return idle.pop() if idle else build(game, parallel, protocol, fire=fire)
+
+    def take_back(self, env: AtariVectorEnv, game: str, protocol: Protocol, fire: bool) -> None:
+        """Keeps emulators that nobody awaits an answer of; what lay longest is dropped, if they become too many."""
+        own = kind(game, env.num_envs, protocol, fire)
+        self._idle[own] = [*self._idle.pop(own, ()), env]
+        for other in [other for other in self._idle if other[0] == own[0]]:
+            if sum(known[2] * len(idle) for known, idle in self._idle.items()) > IDLE_EMULATORS:
+                del self._idle[other]
+
+    def clear(self) -> None:
+        """Drops all of this process: an interpreter that ends with some in its hands complains of leaks."""
+        for mine in [known for known in self._idle if known[0] == os.getpid()]:
+            del self._idle[mine]
+
+
+def kind(game: str, parallel: int, protocol: Protocol, fire: bool) -> tuple:
+    """What emulators have in common that can play for each other."""
+    # A process that was forked has its parent's emulators without their threads: it builds its own.
+    return os.getpid(), game, parallel, protocol.noop_max, protocol.frame_limit, protocol.sticky, fire
+
+
+EMULATORS = Emulators()
+atexit.register(EMULATORS.clear)
