@@ -21,9 +21,9 @@ class Emulators:
         self._idle: defaultdict[tuple, list[AtariVectorEnv]] = defaultdict(list)
 
     def lend(self, game: str, parallel: int, protocol: Protocol, fire: bool) -> AtariVectorEnv:
-        """`parallel` copies of a game, see `build`. They must be reset, all of them, with seeds."""
+        """`parallel` copies of a game, see `build`, in one thread. They must be reset, all of them, with seeds."""
         idle = self._idle[kind(game, parallel, protocol, fire)]
-        return idle.pop() if idle else build(game, parallel, protocol, fire=fire)
+        return idle.pop() if idle else build(game, parallel, protocol, fire=fire, threads=1)
 
     def take_back(self, env: AtariVectorEnv, game: str, protocol: Protocol, fire: bool) -> None:
         """Keeps emulators that nobody awaits an answer of; what lay longest is dropped, if they become too many."""

@@ -25,9 +25,9 @@ def emulators(monkeypatch):
     """Emulators of this test alone, which count how many were built."""
     built = []
 
-    def build(game, parallel, protocol, *, fire):
+    def build(game, parallel, protocol, **how):
         built.append((game, parallel))
-        return original(game, parallel, protocol, fire=fire)
+        return original(game, parallel, protocol, **how)
 
     original = lending.build
     monkeypatch.setattr(lending, "build", build)
