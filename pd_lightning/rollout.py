@@ -88,6 +88,7 @@ def play(
     Returns:
         The episodes of this share, in the order of their numbers.
 
+    >>> import torch
     >>> play(lambda states: torch.zeros(len(states), 6), "pong", episodes=2, parallel=2).values.shape
     (2,)
     """
