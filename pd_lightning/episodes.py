@@ -8,6 +8,7 @@ are played to their end: taking the first to finish would favour short ones.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
 from typing import NamedTuple
@@ -94,9 +95,11 @@ class Group:
         self._states = np.empty((len(places), STACK, 84, 84), np.uint8)
         shares = [slice(low, min(low + TOGETHER, len(places))) for low in range(0, len(places), TOGETHER)]
         self._vectors = [(EMULATORS.lend(game, len(self._states[share]), protocol, fire), share) for share in shares]
-        for env, share in self._vectors:
-            seeds = np.array([seed for _, seed in places[share]])
-            self._see(share, *env.reset(seed=seeds))
+        seeds = np.array([seed for _, seed in places])
+        with ThreadPoolExecutor(len(shares)) as threads:  # a reset with a seed loads the game anew: 0.1 to 0.2 s
+            resets = threads.map(lambda each: each[0].reset(seed=seeds[each[1]]), self._vectors)
+            for share, (states, info) in zip(shares, resets, strict=True):
+                self._see(share, states, info)
 
     def _see(self, share: slice, states: np.ndarray, info: dict) -> None:
         self._states[share], self._left[share] = states, info["lives"]
