@@ -1,13 +1,16 @@
 """Live play: what is in memory is what was played, by whom it was to be played, and a run goes on where it was."""
 
+import inspect
 import json
 import math
 from contextlib import nullcontext
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import quiet_trainer, tiny_network
 from pytorch_lightning.callbacks import ModelCheckpoint
 from running import Run, lines
@@ -23,6 +26,7 @@ from pd_lightning.live.learner import Learner, LearningPlayer
 from pd_lightning.live.play import FrozenPlayer
 from pd_lightning.live.recorder import Recorder
 from pd_lightning.losses import kl
+from pd_lightning.pqn import PQN, ParallelPlay
 from pd_lightning.pqn.games import Games
 from pd_lightning.pqn.learning import squared_error
 from pd_lightning.teacher import Teacher, load_teacher
@@ -492,3 +496,15 @@ def test_a_live_recording_distils_but_its_returns_are_the_teachers_only_if_it_ac
 def test_a_teacher_that_learns_is_not_recorded(tmp_path):
     with pytest.raises(ValueError, match=r"record_to is .*, but a teacher that learns sees clipped rewards"):
         LiveTeacher(learn=True, record_to=str(tmp_path))
+
+
+def test_a_live_teacher_learns_as_the_preset_teaches():
+    preset = yaml.safe_load((PRESETS / "teacher.yaml").read_text())
+    usual = {
+        name: parameter.default
+        for room in (PQN, ParallelPlay)
+        for name, parameter in inspect.signature(room).parameters.items()
+    }
+    usual |= preset["model"]["init_args"] | {"gradient_clip": preset["trainer"]["gradient_clip_val"]}
+    lessons = asdict(Lessons())
+    assert {name: usual[name] for name in lessons} == lessons
