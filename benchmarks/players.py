@@ -50,6 +50,7 @@ def recording(game: str, parallel: int, steps: int, root: str) -> float:
 
 def baselines_dqn(game: str, parallel: int, **settings: Any) -> Any:
     """Stable-Baselines3's DQN with the settings that RL Zoo has for Atari."""
+    import cv2  # noqa: F401 (if it is missing, its wrappers fail without naming it) # pyright: ignore
     import gymnasium
     from stable_baselines3 import DQN
     from stable_baselines3.common.env_util import make_atari_env
