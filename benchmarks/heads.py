@@ -14,49 +14,48 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
+import yaml
 from jsonargparse import auto_cli
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks.training import synchronise
+from benchmarks.training import bare_update, synchronise
 from pd_lightning.atari import action_meanings
-from pd_lightning.losses import LOSSES
 from pd_lightning.machine import fastest_precision, keep_freed_memory
 from pd_lightning.networks import Student
+from pd_lightning.reproduce.plans import PRESETS
+from pd_lightning.streaming import Batch
 
-TEN = ["beam_rider", "breakout", "enduro", "freeway", "ms_pacman", "pong", "qbert", "riverraid", "seaquest",
-       "space_invaders"]  # fmt: skip
+TEN: list[str] = yaml.safe_load((PRESETS / "multi_task_10.yaml").read_text())["data"]["init_args"]["games"]
 WARM_UP = 3
 """Turns before the clock starts."""
 
 
-def learner(games: Mapping[str, int], size: str, states: int, loss: str, device: torch.device) -> Callable[[], float]:
-    """An update of a student, and the seconds that it takes: forward, loss, backward and Adam.
+def learner(games: Mapping[str, int], size: str, states: int, device: torch.device) -> Callable[[], float]:
+    """An update of a student, and the seconds that it takes.
 
     Args:
         games: number of actions of each.
         size: of the student.
         states: of each game in an update.
-        loss: one of `LOSSES`.
         device: where it learns.
     """
     torch.manual_seed(0)
     student = Student(games, size).to(device)
     optimizer = torch.optim.Adam(student.parameters(), 1e-3)
-    seen = {game: torch.randint(256, (states, 4, 84, 84), dtype=torch.uint8, device=device) for game in games}
-    teacher_q = {game: torch.randn(states, actions, device=device) for game, actions in games.items()}
-    mixed = fastest_precision("auto") == "bf16-mixed"
+    batch = {
+        game: Batch(
+            torch.randint(256, (states, 4, 84, 84), dtype=torch.uint8, device=device),
+            torch.randn(states, actions, device=device),
+        )
+        for game, actions in games.items()
+    }
 
     def update() -> float:
         synchronise(device)
         started = time.perf_counter()
-        with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
-            outputs = student(seen)
-            parts = [LOSSES[loss](outputs[game], teacher_q[game], 0.01) for game in games]
-        optimizer.zero_grad()
-        torch.stack(parts).mean().backward()
-        optimizer.step()
+        bare_update(student, optimizer, batch, fastest_precision("auto"))
         synchronise(device)
         return time.perf_counter() - started
 
@@ -64,10 +63,9 @@ def learner(games: Mapping[str, int], size: str, states: int, loss: str, device:
 
 
 def heads(
-    games: list[str] = TEN,  # (never changed)
+    games: list[str] = TEN,
     size: str = "multi10",
     states: int = 64,
-    loss: str = "kl",
     turns: int = 20,
     output: str | None = None,
 ) -> None:
@@ -77,7 +75,6 @@ def heads(
         games: of the one; the other's is the first of them.
         size: of both.
         states: of each game in an update; of the single game, as many as of all together.
-        loss: of both.
         turns: that are timed.
         output: JSON file for all figures.
     """
@@ -85,8 +82,8 @@ def heads(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     actions = {game: len(action_meanings(game)) for game in games}
     learners = {
-        f"{len(games)} heads": learner(actions, size, states, loss, device),
-        "one head": learner({games[0]: actions[games[0]]}, size, states * len(games), loss, device),
+        f"{len(games)} heads": learner(actions, size, states, device),
+        "one head": learner({games[0]: actions[games[0]]}, size, states * len(games), device),
     }
     seconds: dict[str, list[float]] = {name: [] for name in learners}
     for turn in track(range(WARM_UP + turns), "learning", console=Console(stderr=True)):

@@ -25,8 +25,9 @@ from rich.progress import track
 
 from pd_lightning.atari import action_meanings
 from pd_lightning.blocks import CHUNK, Shard, ShardWriter
-from pd_lightning.datamodule import TeacherDatasets, describe
+from pd_lightning.datamodule import TeacherDatasets
 from pd_lightning.streaming import Batch
+from pd_lightning.streaming.stream import describe
 
 GAMES = ("beam_rider", "breakout", "enduro", "freeway", "ms_pacman", "pong", "qbert", "riverraid", "seaquest",
          "space_invaders")  # fmt: skip

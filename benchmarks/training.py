@@ -33,6 +33,7 @@ from pd_lightning.datamodule import TeacherDatasets
 from pd_lightning.distillation import PolicyDistillation
 from pd_lightning.losses import LOSSES
 from pd_lightning.machine import fastest_precision, keep_freed_memory
+from pd_lightning.networks import Student
 from pd_lightning.streaming import Batch
 from pd_lightning.streaming.mixing import Mixture
 
@@ -116,6 +117,18 @@ def with_trainer(options: dict[str, Any], size: str, updates: int) -> dict[str, 
     return {kind: 1 / statistics.fmean(seconds[skipped:]) for kind, seconds in data.turns.seconds.items()}
 
 
+def bare_update(student: Student, optimizer: torch.optim.Optimizer, batch: dict[str, Batch], precision: str) -> None:
+    """Forward, kl, backward and a step of the optimizer."""
+    device = next(student.parameters()).device
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
+        outputs = student({game: part.states for game, part in batch.items()})
+        losses = [LOSSES["kl"](outputs[game], part.teacher_q, 0.01) for game, part in batch.items()]
+    loss = torch.stack(losses).mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
 def bare_loop(options: dict[str, Any], size: str, updates: int) -> dict[str, float]:
     """The same network, loss and optimizer on one fixed batch, as one would write it without Lightning.
 
@@ -136,13 +149,7 @@ def bare_loop(options: dict[str, Any], size: str, updates: int) -> dict[str, flo
         if update == WARM_UP:
             synchronise(device)
             started = time.perf_counter()
-        with torch.autocast(device.type, torch.bfloat16, enabled=options["precision"] == "bf16-mixed"):
-            outputs = student({game: part.states for game, part in batch.items()})
-            losses = [LOSSES["kl"](outputs[game], part.teacher_q, 0.01) for game, part in batch.items()]
-        loss = torch.stack(losses).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        bare_update(student, optimizer, batch, options["precision"])
     synchronise(device)
     return {"bare": updates / (time.perf_counter() - started)}
 

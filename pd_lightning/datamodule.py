@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -20,8 +19,9 @@ from pd_lightning.machine import available_memory
 from pd_lightning.recorded import frame_statistics, open_game
 from pd_lightning.remote import local_root
 from pd_lightning.resuming import ResumeError, refuse_changes
-from pd_lightning.streaming import Batch, Blocks, Reach, Stream, held_out, memory_of, variety
+from pd_lightning.streaming import Blocks, Reach, Stream, held_out
 from pd_lightning.streaming.mixing import (
+    HeldOut,
     Mixture,
     batch_sizes,
     build_streams,
@@ -30,29 +30,7 @@ from pd_lightning.streaming.mixing import (
     choose_reaches,
     memory_of_all,
 )
-from pd_lightning.streaming.stream import new_workers
-
-
-class HeldOut:
-    """Validation batches {game: Batch} of one game each, game after game.
-
-    Args:
-        streams: one of each game.
-        spare: whether to give one empty batch if there is no stream: Lightning skips a test without batches.
-    """
-
-    def __init__(self, streams: dict[str, Stream], spare: bool = False) -> None:
-        self.streams, self.spare = streams, spare and not streams
-
-    def __len__(self) -> int:
-        return sum(len(stream) for stream in self.streams.values()) + self.spare
-
-    def __iter__(self) -> Iterator[dict[str, Batch]]:
-        if self.spare:
-            yield {}
-        for game, stream in self.streams.items():
-            for number in range(len(stream)):  # from the first, even if the last validation was cut short
-                yield {game: stream.batch(number)}
+from pd_lightning.streaming.stream import describe, new_workers
 
 
 class TeacherDatasets(pl.LightningDataModule):
@@ -250,13 +228,3 @@ class TeacherDatasets(pl.LightningDataModule):
         self.mixture.batches_given = state_dict["batches"]
         # Lightning looks for a state in the loaders and would warn; it is here.
         warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")
-
-
-def describe(stream: Stream) -> str:
-    """How a stream keeps a recording in memory, and how well it shuffles it."""
-    reach, states = stream.order.reach, f"{stream.blocks.states:,} states"
-    room = memory_of(stream.blocks, stream.batch_size, reach) / 2**30
-    if reach is None:
-        return f"{states}, decoded once into {room:.2f} GiB, shuffled perfectly"
-    share = variety(reach, stream.batch_size)
-    return f"{states} flow through {room:.2f} GiB, a batch has {share:.0%} of the variety of a perfect shuffle"

@@ -10,10 +10,9 @@ from lightning_utilities.core.rank_zero import rank_zero_info
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from pd_lightning.episodes import Policy
+from pd_lightning.episodes import Policy, policy_of
 from pd_lightning.losses import LOSSES, kl
 from pd_lightning.networks import SIZES, Student
-from pd_lightning.rollout import policy_of
 from pd_lightning.streaming import Batch
 from pd_lightning.temperature import calibrate, check
 

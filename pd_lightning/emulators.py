@@ -29,14 +29,18 @@ class Emulators:
         """Keeps emulators that nobody awaits an answer of; what lay longest is dropped, if they become too many."""
         own = kind(game, env.num_envs, protocol, fire)
         self._idle[own] = [*self._idle.pop(own, ()), env]
-        for other in [other for other in self._idle if other[0] == own[0]]:
-            if sum(known[2] * len(idle) for known, idle in self._idle.items()) > IDLE_EMULATORS:
-                del self._idle[other]
+        mine = self._mine()
+        while sum(env.num_envs for known in mine for env in self._idle[known]) > IDLE_EMULATORS:
+            del self._idle[mine.pop(0)]
 
     def clear(self) -> None:
         """Drops all of this process: an interpreter that ends with some in its hands complains of leaks."""
-        for mine in [known for known in self._idle if known[0] == os.getpid()]:
-            del self._idle[mine]
+        for known in self._mine():
+            del self._idle[known]
+
+    def _mine(self) -> list[tuple]:
+        """The kinds that this process has built, those first that lay longest."""
+        return [known for known in self._idle if known[0] == os.getpid()]
 
 
 def kind(game: str, parallel: int, protocol: Protocol, fire: bool) -> tuple:

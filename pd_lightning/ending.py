@@ -58,7 +58,8 @@ def learned(
         yield data.game, model.network, data.steps_after(updates, trainer.world_size), score
     if isinstance(data, LiveTeacher):
         for game, learner in data.learners.items():
-            yield game, learner.network, learner.steps, rollouts.teacher_scores.get(game) if rollouts else None
+            score = rollouts.teacher_scores.get(game) if rollouts else None
+            yield game, learner.network, data.steps_learned(game), score
 
 
 def save_teachers(trainer: pl.Trainer, folder: Path, rollouts: Rollouts | None, updates: int) -> list[Path]:

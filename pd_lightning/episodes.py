@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pd_lightning.atari import STACK, Lives, Protocol
 from pd_lightning.emulators import EMULATORS
@@ -27,6 +27,16 @@ TOGETHER = 2
 one by one. A vector for each would cost a tenth of the time."""
 Policy = Callable[[Tensor], Tensor]
 """States uint8 [n, 4, 84, 84] on the CPU to outputs [n, A]; the greedy action is the largest output."""
+
+
+def policy_of(network: nn.Module, game: str, context: Callable[[], AbstractContextManager]) -> Policy:
+    """What a network of several games says of one of them, on its device, in the precision of a context."""
+
+    def act(states: Tensor) -> Tensor:
+        with context():
+            return network({game: states.to(next(network.parameters()).device)})[game]
+
+    return act
 
 
 class Moment(NamedTuple):

@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor, nn
 
 from pd_lightning.atari import Protocol, named_protocol
 from pd_lightning.episodes import Policy, episode_seeds, moments
 from pd_lightning.scores import interval
-
-
-def policy_of(network: nn.Module, game: str, context: Callable[[], AbstractContextManager]) -> Policy:
-    """What a network of several games says of one of them, on its device, in the precision of a context."""
-
-    def act(states: Tensor) -> Tensor:
-        with context():
-            return network({game: states.to(next(network.parameters()).device)})[game]
-
-    return act
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from pd_lightning.atari import action_meanings, named_protocol
-from pd_lightning.episodes import Policy
+from pd_lightning.episodes import Policy, policy_of
 from pd_lightning.live.knobs import Knobs, load_teachers
 from pd_lightning.live.learner import Learner, Lessons
 from pd_lightning.live.recorder import Recorder
@@ -24,7 +24,7 @@ from pd_lightning.live.stage import Place, Stage
 from pd_lightning.pqn.play import ParallelPlay, image_statistics
 from pd_lightning.recording import header_of
 from pd_lightning.resuming import refuse_changes
-from pd_lightning.rollout import Returns, policy_of
+from pd_lightning.rollout import Returns
 from pd_lightning.streaming import Batch
 from pd_lightning.streaming.mixing import check_devices
 
@@ -140,6 +140,12 @@ class LiveTeacher(pl.LightningDataModule):
             self.stage.settle()
             return {game: learner.policy(self.stage.place.context) for game, learner in self.learners.items()}
         return {} if self.scored else dict(self.frozen)
+
+    def steps_learned(self, game: str) -> int:
+        """Decisions, over all devices, that a teacher which learns has learned from."""
+        assert self.stage is not None
+        lessons, updates = self.knobs.lessons, self.learners[game].schedule.last_epoch
+        return updates // (lessons.passes * lessons.minibatches) * self.knobs.round_states(self.stage.place.ranks)
 
     def teacher_returns(self, protocol: str, fire: bool = False) -> dict[str, float]:
         """The teachers' newest scores, which students are compared with."""

@@ -11,12 +11,11 @@ import numpy as np
 import torch
 import torch.distributed
 
-from pd_lightning.episodes import Policy
+from pd_lightning.episodes import Policy, policy_of
 from pd_lightning.live.play import LIVE_SEEDS, Played
 from pd_lightning.networks import QNetwork
 from pd_lightning.pqn.games import Games, Minibatch, minibatches
 from pd_lightning.pqn.learning import optimizer_of, squared_error
-from pd_lightning.rollout import policy_of
 
 Group = Any
 """Processes that learn together, as torch.distributed knows them; None is this one alone."""
@@ -60,7 +59,6 @@ class Learner:
         self.network.to(device)
         total = max(rounds, 1) * lessons.passes * lessons.minibatches
         parameters = list(self.network.parameters())
-        self.steps = 0
         self.optimizer, self.schedule = optimizer_of(parameters, lessons.learning_rate, lessons.warm_up, total)
 
     def policy(self, context: Callable[[], AbstractContextManager]) -> Policy:
@@ -68,12 +66,11 @@ class Learner:
         return policy_of(self.network, self.game, context)
 
     def state_dict(self) -> dict[str, Any]:
-        """Weights, optimizer, learning rate, and steps that it has learned from."""
+        """Weights, optimizer and learning rate."""
         return {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
-            "steps": self.steps,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -81,7 +78,6 @@ class Learner:
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
-        self.steps = state["steps"]
 
 
 class LearningPlayer:
@@ -124,8 +120,6 @@ class LearningPlayer:
         lessons, shape = self.learner.lessons, (self._games.steps, self._games.parallel)
         for batch in minibatches(played.learned, lessons.passes, lessons.minibatches, self._order):
             self._update(batch)
-        processes = 1 if self.group is None else torch.distributed.get_world_size(self.group)
-        self.learner.steps += len(played.learned.actions) * processes
         states, actions, _ = played.learned
         return Played(
             states.unflatten(0, shape), played.outputs, actions.view(shape).numpy(), played.rewards, played.over

@@ -12,10 +12,9 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn import functional as F
 
-from pd_lightning.episodes import Policy
+from pd_lightning.episodes import Policy, policy_of
 from pd_lightning.networks import QNetwork
 from pd_lightning.pqn.games import Minibatch
-from pd_lightning.rollout import policy_of
 from pd_lightning.teacher import load_teacher
 
 LOGITS_TO_Q = 0.01

@@ -134,7 +134,7 @@ def describe(config: dict[str, Any], games: tuple[str, ...]) -> tuple[str, str, 
     kept = {key: data[key] for key in DATA_SETTINGS if data.get(key) is not None}
     acts = acting(data) if "beta" in data else ""
     if acts:
-        kept |= {key: data[key] for key in LIVE_SETTINGS if data.get(key) is not None and data[key] is not False}
+        kept |= {key: data[key] for key in LIVE_SETTINGS if data.get(key)}
     optimizer = config.get("optimizer")
     others = {**settings, **kept, **({"optimizer": optimizer["class_path"].rsplit(".", 1)[-1]} if optimizer else {})}
     return size, loss, games, acts, tuple(f"{key} {value}" for key, value in sorted(others.items()))

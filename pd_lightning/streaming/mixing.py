@@ -136,6 +136,28 @@ class Mixture:
         return {game: self.streams[game].batch(own) for game, own in turn.items()}
 
 
+class HeldOut:
+    """Validation batches {game: Batch} of one game each, game after game.
+
+    Args:
+        streams: one of each game.
+        spare: whether to give one empty batch if there is no stream: Lightning skips a test without batches.
+    """
+
+    def __init__(self, streams: dict[str, Stream], spare: bool = False) -> None:
+        self.streams, self.spare = streams, spare and not streams
+
+    def __len__(self) -> int:
+        return sum(len(stream) for stream in self.streams.values()) + self.spare
+
+    def __iter__(self) -> Iterator[dict[str, Batch]]:
+        if self.spare:
+            yield {}
+        for game, stream in self.streams.items():
+            for number in range(len(stream)):  # from the first, even if the last validation was cut short
+                yield {game: stream.batch(number)}
+
+
 def even_turns(shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Who has a turn when, if each has some number of turns, spread evenly.
 

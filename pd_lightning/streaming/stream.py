@@ -20,7 +20,7 @@ from pd_lightning.blocks import BLOCK, Shard
 from pd_lightning.streaming.device import DeviceWindow, to_device
 from pd_lightning.streaming.order import Order, Reach, split_episodes
 from pd_lightning.streaming.sequence import Blocks
-from pd_lightning.streaming.source import Epochs, Sliding, Whole, read_ahead
+from pd_lightning.streaming.source import Epochs, Sliding, Whole, memory_of, read_ahead, variety
 from pd_lightning.streaming.window import Window
 
 
@@ -154,3 +154,13 @@ def held_out(shards: Sequence[Shard], share: float, seed: int) -> tuple[np.ndarr
     )
     validation = np.concatenate([held[i][shard.episodes] for i, shard in enumerate(shards)])
     return blocks[~validation], blocks[validation]
+
+
+def describe(stream: Stream) -> str:
+    """How a stream keeps a recording in memory, and how well it shuffles it."""
+    reach, states = stream.order.reach, f"{stream.blocks.states:,} states"
+    room = memory_of(stream.blocks, stream.batch_size, reach) / 2**30
+    if reach is None:
+        return f"{states}, decoded once into {room:.2f} GiB, shuffled perfectly"
+    share = variety(reach, stream.batch_size)
+    return f"{states} flow through {room:.2f} GiB, a batch has {share:.0%} of the variety of a perfect shuffle"
