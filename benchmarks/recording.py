@@ -16,9 +16,9 @@ from benchmarks.turns import compare, show
 def recording(
     game: str = "pong",
     root: str = "datasets",
-    parallel: int = 8,
-    steps: int = 12_000,
-    repetitions: int = 3,
+    parallel: int = 32,
+    steps: int = 54_000,
+    repetitions: int = 2,
     cores: int = 2,
     output: str | None = None,
 ) -> None:
@@ -28,15 +28,15 @@ def recording(
         game: the game; its teacher is ROOT/GAME/teacher.safetensors.
         root: folder of the datasets.
         parallel: games played side by side by all of them.
-        steps: that are timed of each; recording finishes the episodes that run then.
+        steps: that are recorded, an hour by default; the emulator alone plays half as many, the loop an eighth.
         repetitions: of each, in turns.
         cores: that they may use.
         output: JSON file for all figures.
     """
     entries = {
-        "emulator alone": (players.emulator, 2 * steps),
+        "emulator alone": (players.emulator, steps // 2),
         "recording": (players.recording, steps),
-        "Stable-Baselines3, rollout": (players.baselines_rollout, steps // 4),
+        "Stable-Baselines3, rollout": (players.baselines_rollout, steps // 8),
     }
     found = compare(entries, repetitions, cores, game, parallel, root)
     show(f"{game}, {parallel} games, {cores} cores", found, "emulator alone", output)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 
 from ale_py.vector_env import AtariVectorEnv
 
@@ -12,6 +14,9 @@ from pd_lightning.atari import Protocol, build
 
 IDLE_EMULATORS = 128
 """At most so many are kept for episodes to come, 2 MB each."""
+BEHIND = 10
+"""Niceness of their threads. They are more than the cores: as equals they would take the network's core too, finish
+early, and wait for it; play would be a sixth slower."""
 
 
 class Emulators:
@@ -23,7 +28,10 @@ class Emulators:
     def lend(self, game: str, parallel: int, protocol: Protocol, fire: bool) -> AtariVectorEnv:
         """`parallel` copies of a game, see `build`, in one thread. They must be reset, all of them, with seeds."""
         idle = self._idle[kind(game, parallel, protocol, fire)]
-        return idle.pop() if idle else build(game, parallel, protocol, fire=fire, threads=1)
+        if idle:
+            return idle.pop()
+        with ThreadPoolExecutor(1, initializer=stand_behind) as thread:  # what it starts is as nice as it is
+            return thread.submit(build, game, parallel, protocol, fire=fire, threads=1).result()
 
     def take_back(self, env: AtariVectorEnv, game: str, protocol: Protocol, fire: bool) -> None:
         """Keeps emulators that nobody awaits an answer of; what lay longest is dropped, if they become too many."""
@@ -41,6 +49,12 @@ class Emulators:
     def _mine(self) -> list[tuple]:
         """The kinds that this process has built, those first that lay longest."""
         return [known for known in self._idle if known[0] == os.getpid()]
+
+
+def stand_behind() -> None:
+    """Lowers the priority of this thread alone, which only Linux can."""
+    if sys.platform == "linux":
+        os.nice(BEHIND)
 
 
 def kind(game: str, parallel: int, protocol: Protocol, fire: bool) -> tuple:

@@ -7,10 +7,10 @@ are played to their end: taking the first to finish would favour short ones.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
-from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -160,8 +160,20 @@ class Group:
                 self._vectors.remove((env, share))
 
 
+def numbered(seeds: Iterable[int | None]) -> Iterator[tuple[int, int]]:
+    """Number and seed of each episode; -1 where a place is to stay empty."""
+    numbers = itertools.count()
+    return ((-1, 0) if seed is None else (next(numbers), seed) for seed in seeds)
+
+
 def moments(
-    policy: Policy, game: str, seeds: Iterable[int], protocol: Protocol, *, parallel: int = 32, fire: bool = False
+    policy: Policy,
+    game: str,
+    seeds: Iterable[int | None],
+    protocol: Protocol,
+    *,
+    parallel: int = 32,
+    fire: bool = False,
 ) -> Iterator[Moment]:
     """Plays one episode for each seed, several at a time, and yields every decision.
 
@@ -170,7 +182,7 @@ def moments(
     Args:
         policy: who plays.
         game: the game.
-        seeds: one for each episode, taken when a place becomes free; a generator may end when enough was played.
+        seeds: one for each episode, taken when a place becomes free; None leaves that place empty.
         protocol: the rules, share of random actions included.
         parallel: how many games are played side by side.
         fire: press FIRE for the player at a start and after a lost life.
@@ -180,8 +192,8 @@ def moments(
     """
     if parallel < 1:
         raise ValueError(f"parallel is {parallel}: at least one game is needed to play")
-    queue = enumerate(seeds)
-    first = list(islice(queue, parallel))
+    queue = numbered(seeds)
+    first = [place for place in itertools.islice(queue, parallel) if place[0] >= 0]
     half = -(-len(first) // 2) if len(first) >= TWO_GROUPS else len(first)
     groups = [Group(game, places, protocol, fire) for places in (first[:half], first[half:]) if places]
     for group in groups:

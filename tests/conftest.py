@@ -64,7 +64,7 @@ def short_play(game: str, teacher: Path, **other) -> Header:
         "seed": 0,
         "shard": 0,
         "parallel_games": 2,
-        "steps_goal": 200,  # four episodes, 300 steps
+        "steps_goal": 300,  # four episodes
         "versions": {"pd_lightning": __version__, "ale_py": ale_py.__version__},
         "teacher": agent.name,
         "teacher_sha256": agent.sha256,

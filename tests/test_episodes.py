@@ -1,10 +1,13 @@
 """Emulators are lent again: what was played in them before does not show."""
 
 import multiprocessing
+import os
 import subprocess
 import sys
+import threading
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +21,7 @@ from pd_lightning.episodes import moments
 
 PAPER = PROTOCOLS["paper"]
 SHORT = replace(PAPER, frame_limit=80)
+TASKS = Path("/proc/self/task")
 
 
 @pytest.fixture
@@ -84,6 +88,21 @@ def test_emulators_that_were_left_in_mid_game_are_not_lent_again(emulators):
     del playing
     played([1, 2], parallel=2)
     assert emulators.built == [("pong", 2)] * 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads have no priority of their own")
+def test_threads_of_emulators_stand_behind_the_one_that_thinks():
+    def priorities():
+        return {thread.name: os.getpriority(os.PRIO_PROCESS, int(thread.name)) for thread in TASKS.iterdir()}
+
+    before = priorities()
+    env = Emulators().lend("pong", 2, SHORT, False)
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    started = [nice for thread, nice in priorities().items() if thread not in before]
+    assert started
+    assert set(started) == {min(own + 10, 19)}
+    assert priorities()[str(threading.get_native_id())] == own
+    env.close()
 
 
 def test_two_who_play_at_once_do_not_share(emulators):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -153,9 +154,22 @@ def test_every_episode_of_every_shard_has_a_seed_of_its_own(datasets):
 def test_an_hour_that_is_full_starts_no_episode_and_finishes_those_that_run(datasets):
     for path in find_shards(datasets / "pong"):
         shard = Shard(path)
-        # Two at a time, 75 steps each: at 150 steps the goal of 200 is not reached, two more are played.
+        # Two at a time, 75 steps each: at 150 steps the goal of 300 is not reached, two more are played.
         assert len(shard) == 300
         assert len(shard.returns) == 4
+
+
+def moment(lengths, step, films=None):
+    """The step of every episode that is that long."""
+    playing = [episode for episode, n in enumerate(lengths) if step < n]
+    return Moment(
+        states=np.stack([films[i][step : step + 4] if films else np.zeros((4, 84, 84), np.uint8) for i in playing]),
+        outputs=np.array([[episode, step, 0, 0, 0, 1] for episode in playing], np.float32),
+        actions=np.array([(episode + step) % 6 for episode in playing]),
+        rewards=np.array([step + 0.5 for _ in playing], np.float32),
+        ended=np.array([step == lengths[episode] - 1 for episode in playing]),
+        episodes=np.array(playing),
+    )
 
 
 @pytest.mark.parametrize("lengths", [[1, 1, 1], [32, 64, 31], [33, 1, 100, 32, 65]])
@@ -168,17 +182,7 @@ def test_episodes_of_any_length_are_cut_into_blocks_that_give_back_every_state(t
     with ShardWriter(tmp_path / "0000.h5", header) as writer:
         builder = BlockBuilder(writer)
         for step in range(max(lengths)):
-            playing = [episode for episode, n in enumerate(lengths) if step < n]
-            builder.add(
-                Moment(
-                    states=np.stack([films[episode][step : step + 4] for episode in playing]),
-                    outputs=np.array([[episode, step, 0, 0, 0, 1] for episode in playing], np.float32),
-                    actions=np.array([(episode + step) % 6 for episode in playing]),
-                    rewards=np.array([step + 0.5 for _ in playing], np.float32),
-                    ended=np.array([step == lengths[episode] - 1 for episode in playing]),
-                    episodes=np.array(playing),
-                )
-            )
+            builder.add(moment(lengths, step, films))
         assert builder.steps == sum(lengths)
         writer.finish([builder.returns[episode] for episode in range(len(lengths))])
     shard = Shard(tmp_path / "0000.h5")
@@ -232,6 +236,36 @@ def test_hours_are_shards_and_the_rest_is_a_shorter_one(tmp_path, teachers, shor
     assert shards[0].digest == Shard(hour / "pong" / "0000.h5").digest
 
 
+def test_no_game_is_begun_that_the_goal_has_no_room_for(tmp_path, teachers, short):
+    agent, header = load_teacher(teachers["pong"]), short_play("pong", teachers["pong"], frame_limit=300)
+    for goal, parallel, played in ((600, 8, 600), (601, 8, 675), (700, 8, 750), (760, 3, 825)):  # episodes of 75 steps
+        path = tmp_path / f"{goal}.h5"
+        shard = record_shard(agent, path, replace(header, steps_goal=goal, parallel_games=parallel), lambda count: None)
+        assert len(shard) == played
+
+
+def test_what_ends_last_is_followed_by_another_until_the_goal_is_reached():
+    lengths = [10, 50]
+    blocks = BlockBuilder(SimpleNamespace(add=lambda *block: None))  # pyright: ignore[reportArgumentType]
+    for step in range(50):
+        blocks.add(moment(lengths, step))
+        if step == 9:  # 10 steps are the usual length: the other seems to end now too
+            assert blocks.needs_another(21, begun=2)
+            assert not blocks.needs_another(20, begun=2)
+            assert not blocks.needs_another(30, begun=3)  # one more has begun, and has not had a step
+    assert blocks.needs_another(61, begun=2)
+    assert not blocks.needs_another(60, begun=2)
+
+
+def test_shards_go_on_with_another_number_of_games_at_once_and_short_ones_with_fewer(tmp_path, teachers, short):
+    (first,) = command(teachers, tmp_path)
+    kept, added = command(teachers, tmp_path, 2.0, parallel=3)
+    assert kept.path.stat() == first.path.stat()
+    assert [kept.header.parallel_games, added.header.parallel_games] == [2, 3]
+    (tenth,) = command(teachers, tmp_path / "short", 0.1, parallel=32)
+    assert tenth.header.parallel_games == 4  # an hour has room for 36
+
+
 def test_finished_shards_are_kept_by_the_same_command_and_more_hours_extend_them(tmp_path, teachers, short):
     (first,) = command(teachers, tmp_path)
     before = first.path.stat()
@@ -244,7 +278,7 @@ def test_finished_shards_are_kept_by_the_same_command_and_more_hours_extend_them
 
 
 @pytest.mark.parametrize(("changes", "field"), [
-    ({"seed": 1}, "seed"), ({"parallel": 3}, "parallel_games"), ({"protocol": "paper"}, "protocol"),
+    ({"seed": 1}, "seed"), ({"protocol": "paper"}, "protocol"),
     ({"hours": 0.5}, "steps_goal"), ({"fire": True}, "fire"), ({"teacher": "other"}, "teacher_sha256"),
 ])  # fmt: skip
 def test_shards_of_another_command_are_refused_by_name(tmp_path, teachers, short, hour, changes, field):

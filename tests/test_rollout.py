@@ -111,6 +111,15 @@ def test_seeds_may_come_from_a_generator_that_decides_on_the_way_when_it_is_enou
     assert ended == dict.fromkeys(range(5), 1)
 
 
+def test_a_place_that_a_generator_has_no_seed_for_stays_empty_and_others_are_asked_for():
+    seeds, playing = [1, 2, None, 3, None, None], []
+    for moment in moments(constant(0, 6), "pong", seeds, replace(PAPER, frame_limit=12), parallel=2):
+        playing.append(moment.episodes.tolist())
+    # The first two end together; one place is given up, the other plays the third episode.
+    assert playing == [[0, 1]] * 3 + [[2]] * 3
+    assert not list(moments(constant(0, 6), "pong", [None, None], PAPER, parallel=2))
+
+
 def test_fewer_episodes_than_places_and_none_at_all_are_fine():
     short = replace(PAPER, frame_limit=12)
     played = list(moments(constant(0, 6), "pong", [3], short, parallel=8))

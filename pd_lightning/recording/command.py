@@ -28,6 +28,9 @@ from pd_lightning.scores import interval
 from pd_lightning.teacher import load_teacher
 from pd_lightning.tryout import references, show_tryout
 
+GAMES_PER_HOUR = 36
+"""Most games last for about 1,500 steps, 100 seconds."""
+
 
 def record(
     game: str,
@@ -36,7 +39,7 @@ def record(
     teacher: str | None = None,
     protocol: str = "paper",
     fire: bool | None = None,
-    parallel: int = 8,
+    parallel: int = 32,
     seed: int = 0,
     device: str = "auto",
     check: int = 4,
@@ -55,7 +58,7 @@ def record(
             (default: ROOT/GAME/teacher.safetensors).
         protocol: rules of play: paper, nature or machado.
         fire: press FIRE for the teacher at a start and after each lost life (default: as it was trained).
-        parallel: games played side by side; all of them are finished when the hour is full, so many overshoot it.
+        parallel: games played side by side, fewer where an hour is not full; all that were begun are finished.
         seed: of the episodes.
         device: where the teacher runs: auto, cpu, cuda, cuda:1, ...
         check: episodes that the teacher plays first, to be compared with published scores: a warning if it plays like
@@ -80,7 +83,10 @@ def record(
     full, rest = divmod(round(hours * STEPS_PER_HOUR), STEPS_PER_HOUR)
     goals = [STEPS_PER_HOUR] * full + [rest] * (rest > 0)
     header = header_of(agent, rules, parallel, seed, agent.fire if fire is None else fire)
-    plans = [replace(header, shard=number, steps_goal=goal) for number, goal in enumerate(goals)]
+    plans = [
+        replace(header, shard=number, steps_goal=goal, parallel_games=min(parallel, room_for(goal)))
+        for number, goal in enumerate(goals)
+    ]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[unit]}"),
                TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TimeRemainingColumn())  # fmt: skip
     console = Console(stderr=True)
@@ -91,6 +97,11 @@ def record(
             return fill(agent, folder, plans, progress)
         orders = [Order(shard_path(folder, plan), plan, file, device) for plan in plans]
         return fill_on_ray(ray, orders, progress)
+
+
+def room_for(steps: int) -> int:
+    """How many games may begin at once without more than `steps` being played, if they are of the usual length."""
+    return max(1, round(GAMES_PER_HOUR * steps / STEPS_PER_HOUR))
 
 
 def summary(shards: list[Shard]) -> Table:

@@ -89,6 +89,7 @@ class BlockBuilder:
         self._writer = writer
         self._open: dict[int, OpenBlock] = defaultdict(OpenBlock)
         self.returns: dict[int, float] = {}
+        self._lengths: dict[int, int] = defaultdict(int)
         self.steps = 0
 
     def add(self, moment: Moment) -> None:
@@ -98,11 +99,27 @@ class BlockBuilder:
             reward = float(moment.rewards[row])
             full = block.add(moment.states[row], moment.outputs[row], int(moment.actions[row]), reward)
             self.returns[episode] = self.returns.get(episode, 0.0) + reward
+            self._lengths[episode] += 1
             self.steps += 1
             if full or moment.ended[row]:
                 self._writer.add(*block.close(), episode)
             if moment.ended[row]:
                 del self._open[episode]
+
+    def needs_another(self, goal: int, begun: int) -> bool:
+        """Whether `goal` steps will not be reached, if the episodes that run become as long as those that have ended.
+
+        Those that run are finished in any case: to begin others until the goal is reached would overshoot it by as
+        much again where many are played side by side. What ends last always asks, so the goal is reached.
+
+        Args:
+            goal: steps of all episodes.
+            begun: how many episodes have begun, those that have ended and those without a step included.
+        """
+        ended = [steps for episode, steps in self._lengths.items() if episode not in self._open]
+        usual = sum(ended) / max(len(ended), 1)
+        running = self._open.keys() | (set(range(begun)) - self._lengths.keys())
+        return self.steps + sum(max(0.0, usual - self._lengths.get(episode, 0)) for episode in running) < goal
 
 
 def record_shard(teacher: Teacher, path: Path, header: Header, on_step: Callable[[int], None]) -> Shard:
@@ -128,10 +145,10 @@ def record_shard(teacher: Teacher, path: Path, header: Header, on_step: Callable
     with ShardWriter(path, header) as writer:
         blocks = BlockBuilder(writer)
 
-        def seeds() -> Iterator[int]:
+        def seeds() -> Iterator[int | None]:
             for episode in itertools.count():
-                if blocks.steps >= header.steps_goal:
-                    return
+                while not blocks.needs_another(header.steps_goal, episode):
+                    yield None
                 yield int(episode_seeds(1, RECORDING_SEEDS, header.seed, header.shard, episode)[0])
 
         playing = moments(teacher, header.game, seeds(), rules, parallel=header.parallel_games, fire=header.fire)
@@ -149,7 +166,7 @@ def check_same(path: Path, found: Header, wanted: Header) -> None:
         ShardError: a field differs; the message names it.
     """
     for field in ("game", "protocol", "epsilon", "noop_max", "frame_limit", "sticky", "fire", "seed", "shard",
-                  "steps_goal", "parallel_games", "teacher_sha256", "outputs", "player"):  # fmt: skip
+                  "steps_goal", "teacher_sha256", "outputs", "player"):  # fmt: skip
         if getattr(found, field) != getattr(wanted, field):
             raise ShardError(
                 f"{path}: {field} is {getattr(found, field)}, this recording's is {getattr(wanted, field)}; "
