@@ -106,7 +106,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m pd_lightning.film", description="Films players side by side.")
     parser.add_argument("players", nargs="+", help="teacher files or checkpoints of one game")
     parser.add_argument("--output", required=True, type=Path, help="a file that ends in .gif or .mp4")
-    parser.add_argument("--game", help="refuse players of another game (default: whatever they play)")
+    parser.add_argument(
+        "--game", help="which, of students of several games; players of another are refused (default: what they play)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the episode (default: 0)")
     parser.add_argument("--seconds", type=float, default=20.0, help="of play, at most (default: 20)")
     parser.add_argument("--protocol", default="paper", choices=list(PROTOCOLS), help="rules of play (default: paper)")

@@ -34,7 +34,7 @@ def score(
 
     Args:
         teacher: a file of ours, of Stable-Baselines3 or of CleanRL, or hf://OWNER/NAME on the Hugging Face Hub.
-        game: the game; needed only where neither the file nor its folders tell.
+        game: the game; needed only where neither the file nor its folders tell, or a student plays several.
         episodes: how many.
         protocol: rules of play: paper, nature or machado.
         fire: press FIRE for it at a start and after each lost life (default: as it was trained).

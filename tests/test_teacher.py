@@ -281,8 +281,23 @@ def test_a_network_of_two_games_is_no_teacher(tmp_path):
     with pytest.raises(TeacherError, match=r"teacher\.safetensors.*pong, breakout"):
         save_teacher(network, tmp_path / "teacher.safetensors", {})
     path = checkpoint_of(PolicyDistillation({"pong": 6, "breakout": 4}, "net3"), tmp_path / "last.ckpt")
-    with pytest.raises(TeacherError, match="pong, breakout: a teacher plays one game"):
-        load_teacher(path)
+    for named in (None, "freeway"):
+        with pytest.raises(TeacherError, match=f"pong, breakout: a teacher plays one game; .* not {named}"):
+            load_teacher(path, named)
+
+
+def test_one_game_of_a_student_of_several_plays_as_the_student_does_there(tmp_path):
+    module = PolicyDistillation(
+        {"pong": 6, "breakout": 4, "pong_two": 6}, "multi3", temperature={"pong": 0.1, "breakout": 0.2, "pong_two": 0.3}
+    )
+    module.student.centre("breakout", torch.full((84, 84), 50.0), 20.0)
+    path = checkpoint_of(module, tmp_path / "last.ckpt")
+    states = torch.randint(256, (8, 4, 84, 84), dtype=torch.uint8)
+    for game in ("pong", "breakout"):
+        teacher = load_teacher(path, game)
+        assert (teacher.game, teacher.outputs) == (game, "logits")
+        torch.testing.assert_close(teacher(states), module.eval()(states)[game], rtol=0, atol=1e-6)
+    assert load_teacher(path, "breakout").about["temperature"] == "0.2"
 
 
 @pytest.mark.parametrize("checkpoint", [

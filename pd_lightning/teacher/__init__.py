@@ -4,7 +4,7 @@
 file                                   what is read                                                      it says
 =====================================  ================================================================  ==========
 teacher.safetensors                    `save_teacher` wrote it                                           Q
-a Lightning checkpoint                 PQN; a student of mse; a student of kl or nll                     Q, Q, logits
+a Lightning checkpoint                 PQN; a student (one game of it) of mse; of kl or nll              Q, Q, logits
 a zip of Stable-Baselines3             DQN; sb3-contrib's QR-DQN (mean of quantiles); PPO and A2C        Q, Q, logits
 policy.pth                             the same, unpacked; as on the hub                                 as above
 CleanRL's .cleanrl_model               dqn_atari; c51_atari (expectation over atoms)                     Q

@@ -32,7 +32,7 @@ class QuantileMean(nn.Module):
 
     def forward(self, outputs: Tensor) -> Tensor:
         """Quantiles [B, n * A] to Q [B, A]."""
-        return outputs.view(len(outputs), -1, self.actions).mean(1)
+        return outputs.unflatten(1, (-1, self.actions)).mean(1)
 
 
 class Expectation(nn.Module):
@@ -50,7 +50,7 @@ class Expectation(nn.Module):
 
     def forward(self, outputs: Tensor) -> Tensor:
         """Logits [B, A * n] to Q [B, A]."""
-        return (outputs.view(len(outputs), -1, len(self.atoms)).softmax(2) * self.atoms).sum(2)
+        return (outputs.unflatten(1, (-1, len(self.atoms))).softmax(2) * self.atoms).sum(2)
 
 
 class BorrowedNetwork(nn.Module):

@@ -34,7 +34,7 @@ def load_teacher(path: str | os.PathLike[str], game: str | None = None) -> Teach
             CnnPolicy, or the `policy.pth` in it; CleanRL's dqn_atari and c51_atari. Or a folder of the Hugging Face
             Hub, as `hf://sb3/dqn-PongNoFrameskip-v4`.
         game: the game it should play; an error if it plays another. Needed where neither the file nor the folders it
-            lies in tell the game.
+            lies in tell the game, and of a student of several games.
 
     Raises:
         TeacherError: the file is missing, is of no such kind, does not fit the network it names, or plays another game.
@@ -69,7 +69,7 @@ def _read(file: Path, game: str | None) -> Teacher:
         opened.seek(0)
         content = read_torch(opened, file)
     if isinstance(content, Mapping) and own.is_checkpoint(content):
-        return own.from_checkpoint(content, file)
+        return own.from_checkpoint(content, file, game)
     if isinstance(content, Mapping) and cleanrl.is_model(content):
         game = zoo.settle_game(file, game, cleanrl.environment_of(content))
         network, script = cleanrl.build_model(content, game, len(_meanings(file, game)), file)

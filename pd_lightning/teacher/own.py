@@ -107,33 +107,42 @@ def is_checkpoint(content: Mapping[Any, Any]) -> bool:
     return "state_dict" in content or "hyper_parameters" in content
 
 
-def from_checkpoint(checkpoint: Mapping[Any, Any], file: Path) -> Teacher:
+def from_checkpoint(checkpoint: Mapping[Any, Any], file: Path, game: str | None = None) -> Teacher:
     """The last weights of a Lightning checkpoint of PQN or PolicyDistillation.
 
     Args:
         checkpoint: its content.
         file: where it is from.
+        game: which, of a student of several; its trunk with that game's own layers is a network of one game.
 
     Raises:
-        TeacherError: it is of something else, or its weights do not fit the network it names.
+        TeacherError: it is of something else, its weights do not fit the network it names, or it plays several games
+            and none of them was named.
     """
     state, settings = checkpoint.get("state_dict"), checkpoint.get("hyper_parameters")
     if not isinstance(state, dict) or not isinstance(settings, dict):
         raise TeacherError(f"{file}: has no state_dict and hyper_parameters; name a .ckpt of pd_lightning")
     prefix = next((p for p in PREFIXES if any(str(name).startswith(p) for name in state)), None)
     games, size = settings.get("games"), settings.get("size")
-    fits = isinstance(games, dict) and all(isinstance(a, int) and 0 < a < 256 for a in games.values())
+    fits = isinstance(games, dict) and games and all(isinstance(a, int) and 0 < a < 256 for a in games.values())
     if prefix is None or not isinstance(games, dict) or not fits or not isinstance(size, str) or size not in SIZES:
         raise TeacherError(f"{file}: not a checkpoint of PQN or PolicyDistillation; name a .ckpt of pd_lightning")
-    network = {str(name)[len(prefix) :]: tensor for name, tensor in state.items() if str(name).startswith(prefix)}
+    if len(games) > 1 and game not in games:
+        raise TeacherError(
+            f"{file}: plays {', '.join(map(str, games))[:80]}: a teacher plays one game; name one of these, not {game}"
+        )
+    chosen = game if game is not None and game in games else next(iter(games))
+    others = tuple(f"{part}.{other}." for part in ("heads", "centring") for other in games if other != chosen)
+    own = {str(name).removeprefix(prefix): tensor for name, tensor in state.items() if str(name).startswith(prefix)}
+    network = {name: tensor for name, tensor in own.items() if not name.startswith(others)}
     about = {"updates": str(checkpoint.get("global_step"))}
     temperatures = checkpoint.get("temperatures")
-    if settings.get("loss") == "kl" and isinstance(temperatures, dict) and len(temperatures) == 1:
-        about["temperature"] = str(next(iter(temperatures.values())))
+    if settings.get("loss") == "kl" and isinstance(temperatures, dict) and chosen in temperatures:
+        about["temperature"] = str(temperatures[chosen])
     # What a student says of an action is a logit, unless it was to repeat the teacher's Q-values.
     outputs = "q" if prefix == "network." or settings.get("loss") == "mse" else "logits"
     layer_norm = bool(settings.get("layer_norm", True)) if prefix == "network." else False
-    return _build(file, games, size, layer_norm, network, about, outputs)
+    return _build(file, {chosen: games[chosen]}, size, layer_norm, network, about, outputs)
 
 
 def _build(
@@ -146,8 +155,6 @@ def _build(
     outputs: str = "q",
 ) -> Teacher:
     """The network that `state` belongs to."""
-    if len(games) != 1:
-        raise TeacherError(f"{file}: plays {', '.join(map(str, games))[:80]}: a teacher plays one game")
     what, step = f"the weights do not fit size {size!r} with {games}", "train it again"
     with naming(file, what, step):  # settings and weights may be anything
         network = QNetwork(games, size, layer_norm)

@@ -1,0 +1,58 @@
+"""The command line of exports."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from jsonargparse import auto_cli
+from rich.console import Console
+
+from pd_lightning.export.checking import export
+from pd_lightning.export.formats import SUFFIXES, ExportError
+from pd_lightning.teacher import TeacherError, load_teacher
+
+
+def export_player(
+    player: str, output: str | None = None, game: str | None = None, episodes: int = 2, protocol: str = "paper"
+) -> None:
+    """Writes a student, or any teacher, as a file for other programs, and checks that it plays the same.
+
+    Args:
+        player: a checkpoint, or any file that holds a teacher.
+        output: the file; .onnx for ONNX Runtime (needs `pip install -e '.[onnx]'`), .pt2 for torch.export (default:
+            beside the player, .onnx).
+        game: which, of a student of several games: a file plays one.
+        episodes: that are played to compare.
+        protocol: rules of play: paper, nature or machado.
+    """
+    if episodes < 1:
+        raise ExportError(f"--episodes is {episodes}: choose at least 1")
+    if output is None and "://" in player:
+        raise ExportError(f"{player} lies elsewhere: choose an --output here")
+    path = Path(output) if output else Path(player).with_suffix(".onnx")
+    if path.suffix not in SUFFIXES:
+        raise ExportError(f"--output is {path}: choose a name that ends in {' or '.join(SUFFIXES)}")
+    agent = load_teacher(player, game)
+    with Console(stderr=True).status(f"{path}: written, and played with"):
+        both, returns = export(agent, path, episodes, protocol)
+    actions = f"another action in {both.other_actions:,}" if both.other_actions else "the same action in each"
+    print(
+        f"{path}: {agent.game}, {path.stat().st_size / 1e6:.2f} MB\n"
+        f"compared in {both.states:,} states of {episodes} episodes (protocol {protocol}, return {returns.mean:.1f}): "
+        f"{actions}, outputs differ by at most {both.difference:.1g} (the largest is {both.largest:.3g})"
+    )
+
+
+def main() -> int:
+    """The command line."""
+    try:
+        auto_cli(export_player, prog="python -m pd_lightning.export")
+    except (ExportError, TeacherError, OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
