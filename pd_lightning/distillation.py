@@ -55,6 +55,7 @@ class PolicyDistillation(pl.LightningModule):
         self.save_hyperparameters()
         self.student = Student(games, size)
         self.loss, self.perplexity = loss, perplexity
+        self.fire: dict[str, bool] = {}  # whether it was pressed for the teachers, and so is for the student
         self.learning_rate, self.warmup = learning_rate, warmup
         self.metrics = nn.ModuleDict({game: nn.ModuleDict({name: MeanMetric() for name in METRICS}) for game in games})
 
@@ -66,12 +67,15 @@ class PolicyDistillation(pl.LightningModule):
         """
         if stage == "fit":
             data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+            self.fire = dict(getattr(data, "fire_rules", dict)())
             for game, outputs in data.outputs.items():
                 if outputs == "logits":
                     self._accept_logits(game)
                 elif self.temperatures[game] == "auto":
                     self.temperatures[game] = calibrate(data.teacher_q(game), self.perplexity, game)
                     rank_zero_info(f"{game}: temperature {self.temperatures[game]:.4g}, perplexity {self.perplexity:g}")
+            # Ranks that play live have seen different states, and must have one loss.
+            self.temperatures = self.trainer.strategy.broadcast(self.temperatures)
             for game, (mean, deviation) in data.statistics().items():
                 self.student.centre(game, mean, deviation)
 
@@ -91,12 +95,12 @@ class PolicyDistillation(pl.LightningModule):
         self.temperatures[game] = 1.0
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """What was calibrated goes along: a test has no recording to do it again."""
-        checkpoint["temperatures"] = dict(self.temperatures)
+        """What was calibrated goes along: a test has no recording to do it again; and how the student is to play."""
+        checkpoint["temperatures"], checkpoint["fire"] = dict(self.temperatures), dict(self.fire)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """As it was saved."""
-        self.temperatures = dict(checkpoint["temperatures"])
+        self.temperatures, self.fire = dict(checkpoint["temperatures"]), dict(checkpoint.get("fire", {}))
 
     def temperature(self, game: str) -> float:
         """What divides the Q-values of a game's teacher.

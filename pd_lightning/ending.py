@@ -55,7 +55,8 @@ def learned(
     model, data = trainer.lightning_module, trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
     if isinstance(model, PQN) and isinstance(data, ParallelPlay):
         score = rollouts.scores.get(data.game) if rollouts else None
-        yield data.game, model.network, data.steps_after(updates, trainer.world_size), score
+        batches = updates * trainer.accumulate_grad_batches
+        yield data.game, model.network, data.steps_after(batches, trainer.world_size), score
     if isinstance(data, LiveTeacher):
         for game, learner in data.learners.items():
             score = rollouts.teacher_scores.get(game) if rollouts else None
@@ -71,6 +72,7 @@ def save_teachers(trainer: pl.Trainer, folder: Path, rollouts: Rollouts | None, 
             network,
             (folder / game if len(found) > 1 else folder) / "teacher.safetensors",
             {"steps": steps, "command": command, **score_metadata(score)},
+            fire=trainer.datamodule.fire_rules()[game],  # pyright: ignore[reportAttributeAccessIssue]
         )
         for game, network, steps, score in found
     ]

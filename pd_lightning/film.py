@@ -119,17 +119,18 @@ def main() -> int:
         agents = [load_teacher(path, options.game) for path in options.players]
         steps = round(options.seconds * STEPS_PER_SECOND)
         rules = {"protocol": options.protocol, "steps": steps}
+        options.output.parent.mkdir(parents=True, exist_ok=True)
         films = [
             film(agent, agent.game, options.seed, fire=agent.fire, title=agent.network.size, **rules)
             for agent in agents
         ]
-    except ValueError as error:
+        if options.output.suffix == ".gif":
+            options.output.write_bytes(gif(side_by_side(films)))
+        else:
+            write_mp4(options.output, side_by_side(films))
+    except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    if options.output.suffix == ".gif":
-        options.output.write_bytes(gif(side_by_side(films)))
-    else:
-        write_mp4(options.output, side_by_side(films))
     print(options.output)
     return 0
 

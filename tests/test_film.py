@@ -140,9 +140,9 @@ def test_where_somebody_presses_fire_for_the_player_the_film_shows_that_too():
 
 def test_the_command_films_players_side_by_side(teachers, tmp_path, monkeypatch, capsys):
     path = str(teachers["pong"])
-    monkeypatch.setattr("sys.argv", ["film", path, path, "--output=both.gif", "--seconds=2", "--protocol=short"])
+    monkeypatch.setattr("sys.argv", ["film", path, path, "--output=new/both.gif", "--seconds=2", "--protocol=short"])
     assert main() == 0
-    with Image.open(tmp_path / "both.gif") as image:
+    with Image.open(tmp_path / "new/both.gif") as image:
         assert image.size == (320, 210 + CAPTION)
 
 
@@ -153,6 +153,7 @@ def test_the_command_films_players_side_by_side(teachers, tmp_path, monkeypatch,
         (["{teacher}", "--output=film.gif", "--game=breakout"], "game is 'pong', asked for was 'breakout'"),
         (["{teacher}", "--output=film.gif", "--seconds=0"], "a film of 0 steps"),
         (["no_such.ckpt", "--output=film.gif"], "no_such.ckpt: there is no such file"),
+        (["{teacher}", "--output=/proc/none/film.gif"], "/proc/none"),
     ],
 )
 def test_a_film_that_cannot_be_made_is_one_line_and_no_file(words, reason, teachers, tmp_path, monkeypatch, capsys):

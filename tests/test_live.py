@@ -4,8 +4,9 @@ import inspect
 import json
 import math
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,11 +17,12 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from running import Run, lines
 
 from pd_lightning.atari import PROTOCOLS, Protocol
-from pd_lightning.blocks import Shard
+from pd_lightning.blocks import Shard, ShardError
 from pd_lightning.cli import PRESETS, main
 from pd_lightning.datamodule import TeacherDatasets
 from pd_lightning.distillation import PolicyDistillation
 from pd_lightning.live import Lessons, LiveTeacher, Memory, recorder
+from pd_lightning.live.datamodule import total_updates
 from pd_lightning.live.knobs import Knobs
 from pd_lightning.live.learner import Learner, LearningPlayer
 from pd_lightning.live.play import FrozenPlayer
@@ -29,7 +31,8 @@ from pd_lightning.losses import kl
 from pd_lightning.pqn import PQN, ParallelPlay
 from pd_lightning.pqn.games import Games
 from pd_lightning.pqn.learning import squared_error
-from pd_lightning.teacher import Teacher, load_teacher
+from pd_lightning.recording.shards import check_same
+from pd_lightning.teacher import Teacher, load_teacher, save_teacher
 
 SHORT = Protocol("short", epsilon=0.0, frame_limit=200)  # episodes of 50 steps
 
@@ -180,6 +183,12 @@ def test_so_many_states_are_fresh_as_were_asked_for(ranks, fresh):
         ({"games": ["pnog"]}, r"unknown game 'pnog': did you mean pong"),
         ({"protocol": "none"}, "unknown protocol 'none'"),
         ({"learn": True, "steps": 3, "parallel": 3}, r"3 games x 3 steps do not divide into 8 minibatches"),
+        (
+            {"learn": True, "lessons": Lessons(minibatches=0)},
+            r"minibatches is 0: choose --data\.lessons\.minibatches of",
+        ),
+        ({"learn": True, "lessons": Lessons(trace=1.5)}, r"trace is 1\.5: choose --data\.lessons\.trace from 0 to 1"),
+        ({"learn": True, "lessons": Lessons(learning_rate=0.0)}, r"learning_rate is 0\.0: .* above 0"),
         ({"teachers": {"breakout": "x"}}, "teachers has breakout, which is not among the games, pong"),
         ({"root": "nowhere"}, r"nowhere/pong/teacher\.safetensors: there is no such file"),
     ],
@@ -309,14 +318,17 @@ def test_a_learning_teacher_makes_pqns_updates_and_hands_over_what_it_thought_wh
 def test_a_learning_teacher_is_scored_each_time_and_a_frozen_one_once(teachers):
     data = live(teachers)
     run(data, 1)
-    assert list(data.unscored_teachers()) == ["pong"]
-    data.note_scores({"pong": SimpleNamespace(mean=3.0)})  # pyright: ignore
-    assert data.unscored_teachers() == {}
+    assert list(data.unscored_teachers("paper")) == ["pong"]
+    score: Any = {"pong": SimpleNamespace(mean=3.0, protocol="paper", fire=False)}
+    data.note_scores(score)
+    assert data.unscored_teachers("paper") == {}
     assert data.teacher_returns("paper") == {"pong": 3.0}
+    assert list(data.unscored_teachers("nature")) == ["pong"]  # a score by other rules is another score
+    assert data.teacher_returns("nature") == data.teacher_returns("paper", fire=True) == {}
     data = live(teachers, **LEARNING)
     run(data, 1)
-    data.note_scores({"pong": SimpleNamespace(mean=3.0)})  # pyright: ignore
-    assert list(data.unscored_teachers()) == ["pong"]
+    data.note_scores(score)
+    assert list(data.unscored_teachers("paper")) == ["pong"]
 
 
 # ------------------------------------------------------------------------------------------------------------- resume
@@ -365,6 +377,34 @@ def test_a_checkpoint_of_other_settings_is_refused(teachers, tmp_path):
     trainer = quiet_trainer(max_epochs=-1, max_steps=4)
     with pytest.raises(ValueError, match=r"cannot resume: beta was 1\.0 in the checkpoint and is 0\.5 now"):
         trainer.fit(student(data), datamodule=data, ckpt_path=str(tmp_path / "epoch=0-step=2.ckpt"))
+
+
+def test_a_checkpoint_of_another_teacher_is_refused(teachers, tmp_path):
+    saved = ModelCheckpoint(tmp_path, save_top_k=-1, every_n_train_steps=2)
+    run(live(teachers), 2, enable_checkpointing=True, callbacks=[saved])
+    other = save_teacher(tiny_network("pong", seed=1), tmp_path / "other.safetensors", {})
+    trainer = quiet_trainer(max_epochs=-1, max_steps=4)
+    data = live({"pong": other})
+    with pytest.raises(ValueError, match=r"cannot resume: teachers was .*untrained .* and is .*other .*now"):
+        trainer.fit(student(data), datamodule=data, ckpt_path=str(tmp_path / "epoch=0-step=2.ckpt"))
+
+
+@pytest.mark.parametrize("way", ["the teacher acts", "the teacher learns"])
+def test_the_round_that_was_played_ahead_is_in_the_last_checkpoint_too(teachers, way):
+    data = live(teachers, **WAYS[way])
+    run(data)
+    state = data.state_dict()["stage"]
+    assert state["processes"][0]["ahead"]["pong"]["states"].shape[:2] == (data.knobs.steps, 4)
+    if way == "the teacher learns":  # from every round that memory or the checkpoint holds, and no other
+        updates = state["learners"]["pong"]["schedule"]["last_epoch"]
+        assert updates == (state["rounds"] + 1) * data.knobs.lessons.passes * data.knobs.lessons.minibatches
+
+
+def test_a_teachers_learning_rate_falls_over_all_batches_of_which_several_may_be_one_update():
+    trainer: Any = SimpleNamespace(max_steps=10, max_epochs=-1, accumulate_grad_batches=3)
+    assert total_updates(trainer, 100) == 30
+    trainer.max_epochs = 1
+    assert total_updates(trainer, 20) == 20
 
 
 # ---------------------------------------------------------------------------------------------------- the command line
@@ -480,6 +520,49 @@ def test_what_was_played_is_written_in_whole_episodes(teachers, tmp_path, monkey
             found = np.concatenate([getattr(shard, name)[block, : shard.lengths[block]] for block in blocks])
             assert np.array_equal(found, played[steps, game])
         assert shard.returns[number] == rewards[steps, game].sum()
+
+
+def test_a_resumed_run_records_no_episode_that_began_before(teachers, tmp_path, monkeypatch):
+    monkeypatch.setitem(PROTOCOLS, "short", SHORT)
+    saved = ModelCheckpoint(tmp_path, save_top_k=-1, every_n_train_steps=5)
+    run(live(teachers, protocol="short"), 5, enable_checkpointing=True, callbacks=[saved])
+    data = live(teachers, protocol="short", record_to=str(tmp_path), fresh=0.5)
+    trainer = quiet_trainer(max_epochs=-1, max_steps=40)
+    trainer.fit(student(data), datamodule=data, ckpt_path=str(tmp_path / "epoch=0-step=5.ckpt"))
+    shard = Shard(tmp_path / "pong/0000.h5")
+    lengths = np.bincount(shard.episodes, weights=shard.lengths)
+    assert lengths.tolist() == [50] * len(
+        lengths
+    )  # the first states, played anew before the checkpoint is read, are 10
+    assert len(lengths) >= 4
+
+
+def test_what_was_recorded_is_written_when_a_run_is_interrupted(teachers, tmp_path, monkeypatch):
+    monkeypatch.setitem(PROTOCOLS, "short", SHORT)
+    data = live(teachers, protocol="short", record_to=str(tmp_path), steps=10, fresh=4.0)
+    module = student(data)
+    step = module.training_step
+
+    def interrupted(batch, batch_idx):
+        if batch_idx == 8:
+            raise KeyboardInterrupt
+        return step(batch, batch_idx)
+
+    module.training_step = interrupted
+    with pytest.raises(SystemExit):
+        run(data, 13, module)
+    assert len(Shard(tmp_path / "pong/0000.h5").returns) >= 4
+
+
+def test_a_recording_with_the_same_settings_does_not_take_a_live_shard_for_an_hour_of_its_own(
+    teachers, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(PROTOCOLS, "short", SHORT)
+    run(live(teachers, protocol="short", record_to=str(tmp_path), steps=10, fresh=4.0), 8)
+    header = Shard(tmp_path / "pong/0000.h5").header
+    assert header.steps_goal == len(Shard(tmp_path / "pong/0000.h5"))
+    with pytest.raises(ShardError, match="steps_goal is"):
+        check_same(tmp_path / "pong/0000.h5", header, replace(header, steps_goal=54_000))
 
 
 def test_a_live_recording_distils_but_its_returns_are_the_teachers_only_if_it_acted(teachers, tmp_path, monkeypatch):

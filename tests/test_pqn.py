@@ -1,6 +1,7 @@
 """Teacher training: the returns by brute force, and short real runs that are interrupted and resumed."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from pd_lightning.distillation import PolicyDistillation
 from pd_lightning.episodes import episode_seeds
 from pd_lightning.pqn import PQN, ParallelPlay, lambda_returns
 from pd_lightning.pqn.games import TRAINING_SEEDS
+from pd_lightning.pqn.learning import refuse_float16
 from pd_lightning.teacher import load_teacher, save_teacher
 
 # ---------------------------------------------------------------------------------------------------------- returns
@@ -374,6 +376,26 @@ def test_minibatches_that_do_not_divide_a_round_are_an_error():
         ParallelPlay(parallel=4, steps=4, minibatches=3)
 
 
+@pytest.mark.parametrize(("settings", "message"), [
+    ({"minibatches": 0}, "minibatches is 0: choose --data.minibatches of at least 1"), ({"passes": 0}, "passes is 0"),
+    ({"rounds": 0}, "rounds is 0"), ({"parallel": 0}, "parallel is 0"), ({"seed": -1}, "seed is -1: .* at least 0"),
+    ({"trace": 1.5}, "trace is 1.5: choose --data.trace from 0 to 1"), ({"epsilon_start": 7}, "epsilon_start is 7"),
+    ({"discount": float("nan")}, "discount is nan"),
+])  # fmt: skip
+def test_settings_of_play_that_make_no_sense_are_refused_by_name(settings, message):
+    with pytest.raises(ValueError, match=message):
+        ParallelPlay(**settings)
+
+
+def test_a_learning_rate_or_a_precision_in_which_nothing_can_be_learned_is_refused():
+    with pytest.raises(ValueError, match=r"learning_rate is 0.0: choose --model.learning_rate above 0"):
+        PQN({"pong": 6}, learning_rate=0.0)
+    scaled: Any = SimpleNamespace(precision_plugin=SimpleNamespace(scaler=object()))
+    with pytest.raises(ValueError, match=r"precision is 16-mixed, .*: choose --trainer.precision bf16-mixed"):
+        refuse_float16(scaled)
+    refuse_float16(pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False))
+
+
 @pytest.mark.parametrize("games", [{}, {"pong": 6, "breakout": 4}])
 def test_a_teacher_of_several_games_or_of_none_is_an_error(games):
     with pytest.raises(ValueError, match=r"a teacher learns one game, not (none|pong, breakout)"):
@@ -391,6 +413,7 @@ def test_a_run_may_begin_with_a_teachers_weights(tmp_path):
     states = torch.randint(0, 256, (5, 4, 84, 84), dtype=torch.uint8)
     begun = PQN({"pong": 6}, "net3", weights=str(file))
     torch.testing.assert_close(begun.network(states)["pong"], load_teacher(file)(states))
+    begun.trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     begun.setup("fit")  # asks no data for statistics: it is centred already
     assert begun.network.centring["pong"].deviation == 33
     assert "weights" not in begun.hparams

@@ -3,6 +3,7 @@
 import os
 import pickle
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from pd_lightning.distillation import PolicyDistillation
 from pd_lightning.networks import QNetwork
 from pd_lightning.pqn import PQN
 from pd_lightning.teacher import Teacher, TeacherError, load_teacher, save_teacher, weights_sha256
+
+SHIPPED = Path(__file__).parent.parent / "datasets"
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +109,20 @@ def test_saving_replaces_the_file_in_one_piece(saved):
     save_teacher(tiny_network("pong", seed=1), saved, {})
     assert load_teacher(saved).sha256 != before
     assert [path.name for path in saved.parent.iterdir()] == ["teacher.safetensors"]
+
+
+def test_a_file_says_whether_fire_is_to_be_pressed_and_early_ones_that_nobody_did(tmp_path, saved):
+    assert load_teacher(saved).fire is False
+    pressed = save_teacher(tiny_network("breakout"), tmp_path / "pressed.safetensors", {}, fire=True)
+    assert load_teacher(pressed).fire is True
+    assert all(not load_teacher(path).fire for path in SHIPPED.glob("*/teacher.safetensors"))
+
+
+@pytest.mark.parametrize("module", [PQN({"pong": 6}, "net3"), PolicyDistillation({"pong": 6, "breakout": 4}, "net3")])
+def test_a_checkpoint_says_whether_fire_was_pressed_for_those_it_learned_from(tmp_path, module):
+    for fire in (True, False):
+        module.fire = {"pong": fire, "breakout": not fire}
+        assert load_teacher(checkpoint_of(module, tmp_path / "last.ckpt"), "pong").fire is fire
 
 
 # Checkpoints of a training

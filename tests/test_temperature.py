@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import quiet_trainer
+from pytorch_lightning.strategies import SingleDeviceStrategy
 
 from pd_lightning.datamodule import TeacherDatasets
 from pd_lightning.distillation import PolicyDistillation
@@ -75,6 +76,15 @@ def distil(root, **settings):
     trainer = quiet_trainer(max_steps=2)
     trainer.fit(student, datamodule=data)
     return student, data, trainer
+
+
+def test_ranks_that_calibrate_on_other_states_take_the_temperature_of_the_first(datasets, monkeypatch):
+    def broadcast(self, value, src=0):
+        return {**value, "pong": 0.25} if isinstance(value, dict) else value
+
+    monkeypatch.setattr(SingleDeviceStrategy, "broadcast", broadcast)
+    student, _, _ = distil(datasets, temperature={"pong": "auto", "breakout": 0.3})
+    assert student.temperatures == {"pong": 0.25, "breakout": 0.3}
 
 
 def test_a_fit_calibrates_each_game_that_says_auto_on_the_states_it_learns_from(datasets):

@@ -129,7 +129,7 @@ class Rollouts(Callback):
     def _score_teachers(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> dict[str, Returns]:
         """Scores teachers that were not recorded, in the same episodes; live data know which."""
         data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
-        unscored = getattr(data, "unscored_teachers", dict)()
+        unscored = data.unscored_teachers(self.protocol) if hasattr(data, "unscored_teachers") else {}
         found = {game: self._score(trainer, module, game, policy, stage) for game, policy in unscored.items()}
         if found:
             data.note_scores(found)

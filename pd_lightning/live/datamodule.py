@@ -21,6 +21,7 @@ from pd_lightning.live.knobs import Knobs, load_teachers
 from pd_lightning.live.learner import Learner, Lessons
 from pd_lightning.live.recorder import Recorder
 from pd_lightning.live.stage import Place, Stage
+from pd_lightning.pqn.learning import refuse_float16
 from pd_lightning.pqn.play import ParallelPlay, image_statistics
 from pd_lightning.recording import header_of
 from pd_lightning.resuming import refuse_changes
@@ -54,7 +55,8 @@ class LiveTeacher(pl.LightningDataModule):
         steps: decisions in each of them between two rounds.
         updates: in an epoch; only a unit.
         protocol: rules of play: paper, nature or machado; a teacher that learns does so by those of its preset.
-        fire: press FIRE for the player at a start and after each lost life (default: as the teacher was trained).
+        fire: press FIRE for the player at a start and after each lost life (default: as the teacher was trained); for a
+            teacher that learns only at a start, while it learns.
         record_to: folder of datasets to which what is played is written, whole episodes in shards of an hour, as
             recordings are: RECORD_TO/GAME/0000.h5, ... (not while the teacher learns: its rewards are clipped).
         seed: of the games, of a learning teacher's weights, and of the batches.
@@ -105,7 +107,7 @@ class LiveTeacher(pl.LightningDataModule):
         trained = {game: bool(self.frozen) and self.frozen[game].fire for game in games}
         self.fire = {game: trained[game] if fire is None else fire for game in games}
         self.learners: dict[str, Learner] = {}
-        self.scored: dict[str, float] = {}
+        self.scored: dict[str, tuple[float, str, bool]] = {}
         self.stage: Stage | None = None
 
     # What a student's module and its callbacks ask
@@ -134,12 +136,13 @@ class LiveTeacher(pl.LightningDataModule):
         assert self.stage is not None
         return self.stage.memories[game].newest(SAMPLE).teacher_q.cpu().numpy()
 
-    def unscored_teachers(self) -> dict[str, Policy]:
-        """Those whose scores are not known: frozen ones before the first, learning ones always, as they are now."""
+    def unscored_teachers(self, protocol: str) -> dict[str, Policy]:
+        """Those whose scores by a protocol are not known: frozen ones once, learning ones always, as they are now."""
         if self.learners and self.stage is not None:
             self.stage.settle()
             return {game: learner.policy(self.stage.place.context) for game, learner in self.learners.items()}
-        return {} if self.scored else dict(self.frozen)
+        known = {game for game, (_, rules, _) in self.scored.items() if rules == protocol}
+        return {game: teacher for game, teacher in self.frozen.items() if game not in known}
 
     def steps_learned(self, game: str) -> int:
         """Decisions, over all devices, that a teacher which learns has learned from."""
@@ -148,12 +151,12 @@ class LiveTeacher(pl.LightningDataModule):
         return updates // (lessons.passes * lessons.minibatches) * self.knobs.round_states(self.stage.place.ranks)
 
     def teacher_returns(self, protocol: str, fire: bool = False) -> dict[str, float]:
-        """The teachers' newest scores, which students are compared with."""
-        return dict(self.scored)
+        """The teachers' newest scores by these rules, which students are compared with."""
+        return {game: mean for game, (mean, *rules) in self.scored.items() if rules == [protocol, fire]}
 
     def note_scores(self, scores: dict[str, Returns]) -> None:
         """Takes the teachers' scores."""
-        self.scored = {game: returns.mean for game, returns in scores.items()}
+        self.scored |= {game: (returns.mean, returns.protocol, returns.fire) for game, returns in scores.items()}
 
     # What the Trainer asks
 
@@ -162,6 +165,8 @@ class LiveTeacher(pl.LightningDataModule):
         assert self.trainer is not None
         knobs, trainer = self.knobs, self.trainer
         check_devices(knobs.batch_size, trainer.world_size)
+        if knobs.learn:
+            refuse_float16(trainer)
         context = trainer.precision_plugin.forward_context
         place = Place(trainer.global_rank, trainer.world_size, trainer.strategy.root_device, context)
         for teacher in self.frozen.values():
@@ -227,8 +232,13 @@ class LiveTeacher(pl.LightningDataModule):
         """What was played and learned, and under which settings."""
         if self.stage is None:
             return {}
-        settings = self.knobs.state_dict(self.stage.place.ranks)
-        return {"knobs": settings, "scored": self.scored, "stage": self.stage.state_dict()}
+        return {"knobs": self._settings(), "scored": self.scored, "stage": self.stage.state_dict()}
+
+    def _settings(self) -> dict[str, object]:
+        """What a resumed run must have as it was; plain values."""
+        assert self.stage is not None
+        teachers = {game: f"{teacher.name} ({teacher.sha256[:12]})" for game, teacher in self.frozen.items()}
+        return {**self.knobs.state_dict(self.stage.place.ranks), "fire": self.fire, "teachers": teachers}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on with memories and teachers as they were; to score a checkpoint, nothing of it is needed.
@@ -238,10 +248,13 @@ class LiveTeacher(pl.LightningDataModule):
         """
         if self.stage is None or self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
             return
-        settings = self.knobs.state_dict(self.stage.place.ranks)
-        refuse_changes(state_dict.get("knobs", {}), settings, "--data options")
+        refuse_changes(state_dict.get("knobs", {}), self._settings(), "--data options and teachers")
         self.scored = state_dict["scored"]
         self.stage.load_state_dict(state_dict["stage"])
+
+    def on_exception(self, exception: BaseException) -> None:
+        """As after a normal end: Lightning calls `teardown` only then, and what was recorded would be lost."""
+        self.teardown("fit")
 
     def teardown(self, stage: str) -> None:
         """Waits for the thread, which would else play on."""
@@ -250,16 +263,17 @@ class LiveTeacher(pl.LightningDataModule):
 
 
 def total_updates(trainer: pl.Trainer, epoch: int) -> int:
-    """Updates of a whole run: what a teacher's learning rate falls over.
+    """Batches of a whole run: what a teacher's learning rate falls over.
 
     Args:
         trainer: of the run.
-        epoch: updates in one.
+        epoch: batches in one.
 
     Raises:
         ValueError: the run has no end.
     """
-    limits = [limit for limit in (trainer.max_steps, (trainer.max_epochs or -1) * epoch) if limit > 0]
+    batches = trainer.max_steps * trainer.accumulate_grad_batches
+    limits = [limit for limit in (batches, (trainer.max_epochs or -1) * epoch) if limit > 0]
     if not limits:
         raise ValueError("a teacher that learns needs an end: give --trainer.max_steps")
     return min(limits)

@@ -11,7 +11,7 @@ from pd_lightning.atari import check_game, named_protocol
 from pd_lightning.live.learner import Lessons
 from pd_lightning.live.memory import STATE_BYTES
 from pd_lightning.machine import available_memory
-from pd_lightning.pqn.games import linear
+from pd_lightning.pqn.games import check_learning, linear
 from pd_lightning.teacher import Teacher, load_teacher
 
 
@@ -71,11 +71,8 @@ class Knobs:
             )
         if self.prefill > self.memory:
             raise ValueError(f"prefill is {self.prefill}: at most --data.memory, {self.memory}, can be kept")
-        if self.learn and self.parallel * self.steps % self.lessons.minibatches:
-            raise ValueError(
-                f"{self.parallel} games x {self.steps} steps do not divide into {self.lessons.minibatches} "
-                "minibatches: choose --data.steps so that they do"
-            )
+        if self.learn:
+            check_learning({**asdict(self.lessons), "parallel": self.parallel, "steps": self.steps}, "--data.lessons.")
         need, free = self.memory * STATE_BYTES * len(self.games), available_memory("cpu")
         if need > free:
             raise ValueError(

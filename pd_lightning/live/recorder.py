@@ -39,10 +39,14 @@ class Recorder:
         taken = [int(path.stem) for path in folder.glob("[0-9]*.h5") if path.stem.isdecimal()]
         self._number = (max(taken, default=-1) // ranks + 1) * ranks + rank
         self._ranks = ranks
+        self._packer, self._unpacker = zstandard.ZstdCompressor(3), zstandard.ZstdDecompressor()
+        self.forget()
+
+    def forget(self) -> None:
+        """Drops what was played and not written: the games of it are not those that go on."""
         self._open: list[Episode] = []
         self._done: list[Episode] = []
         self._steps = 0
-        self._packer, self._unpacker = zstandard.ZstdCompressor(3), zstandard.ZstdDecompressor()
 
     def add(self, played: Played) -> None:
         """Takes a round."""
@@ -80,7 +84,8 @@ class Recorder:
         if not self._done:
             return None
         path = self.folder / f"{self._number:04d}.h5"
-        with ShardWriter(path, replace(self.header, shard=self._number, steps_goal=STEPS_PER_HOUR)) as writer:
+        # The goal is what was played: a recording with the same settings does not take it for one of its own hours.
+        with ShardWriter(path, replace(self.header, shard=self._number, steps_goal=self._steps)) as writer:
             for number, episode in enumerate(self._done):
                 for packed, q, actions, rewards in episode.blocks:
                     shape = (len(actions) + STACK - 1, *CHUNK[1:])

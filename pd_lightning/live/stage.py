@@ -105,10 +105,10 @@ class Stage:
             self._ahead.exception()
 
     def close(self) -> None:
-        """Ends the thread, and writes what was recorded."""
+        """Ends the thread, and writes what was recorded; the round that was played ahead stays, for a checkpoint."""
         if self._thread is not None:
             self._thread.shutdown()
-            self._thread, self._ahead = None, None
+            self._thread = None
             torch.set_num_threads(self._cores)
         for recorder in self._recorders.values():
             recorder.flush()
@@ -187,6 +187,8 @@ class Stage:
             if isinstance(teacher, Learner):
                 teacher.load_state_dict(state["learners"][game])
         self.rounds, self._players = state["rounds"], {}
+        for recorder in self._recorders.values():
+            recorder.forget()
         if mine["ahead"]:
             nothing = np.empty(0)
             self._ahead = Future()

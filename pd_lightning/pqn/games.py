@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +15,37 @@ from pd_lightning.episodes import Policy, episode_seeds
 
 TRAINING_SEEDS = 1
 """First part of the key of training games' seeds: they are never the seeds of a score."""
+
+
+AT_LEAST_ONE = ("parallel", "steps", "passes", "minibatches", "rounds")
+AT_LEAST_ZERO = ("epsilon_steps", "warm_up", "seed")
+SHARES = ("discount", "trace", "epsilon_start", "epsilon_end")
+ABOVE_ZERO = ("learning_rate", "gradient_clip")
+
+
+def check_learning(settings: Mapping[str, Any], prefix: str) -> None:
+    """Raises a ValueError that names the first setting of a teacher that learns which makes no sense.
+
+    Args:
+        settings: those named above, or some of them; others are not looked at.
+        prefix: of the options on the command line.
+    """
+    kinds = (
+        (AT_LEAST_ONE, lambda value: value >= 1, "of at least 1"),
+        (AT_LEAST_ZERO, lambda value: value >= 0, "of at least 0"),
+        (SHARES, lambda value: 0 <= value <= 1, "from 0 to 1"),
+        (ABOVE_ZERO, lambda value: 0 < value < math.inf, "above 0"),
+    )
+    for names, allowed, which in kinds:
+        for name in names:
+            if name in settings and not allowed(settings[name]):
+                raise ValueError(f"{name} is {settings[name]}: choose {prefix}{name} {which}")
+    if "minibatches" in settings and settings["parallel"] * settings["steps"] % settings["minibatches"]:
+        played = settings["parallel"] * settings["steps"]
+        raise ValueError(
+            f"{settings['parallel']} games x {settings['steps']} steps do not divide into {settings['minibatches']} "
+            f"minibatches: choose {prefix}minibatches that divides {played}"
+        )
 
 
 class Minibatch(NamedTuple):

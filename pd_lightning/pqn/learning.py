@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 
 from pd_lightning.episodes import Policy, policy_of
 from pd_lightning.networks import QNetwork
-from pd_lightning.pqn.games import Minibatch
+from pd_lightning.pqn.games import Minibatch, check_learning
 from pd_lightning.teacher import load_teacher
 
 LOGITS_TO_Q = 0.01
@@ -37,6 +38,14 @@ def optimizer_of(
         return min((update + 1) / max(warm_up, 1), 1.0) * max(0.0, 1 - update / total)
 
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+
+
+def refuse_float16(trainer: pl.Trainer) -> None:
+    """Raises a ValueError where gradients are scaled: they would be clipped as they are, 65,536 times too large."""
+    if getattr(trainer.precision_plugin, "scaler", None) is not None:
+        raise ValueError(
+            "precision is 16-mixed, in which a teacher does not learn: choose --trainer.precision bf16-mixed or 32-true"
+        )
 
 
 def begin_with(network: QNetwork, file: str) -> None:
@@ -82,7 +91,8 @@ class PQN(pl.LightningModule):
             improved by reward. Size and layer_norm must be the file's.
 
     Raises:
-        ValueError: there are several games, or the weights are not of this game and architecture.
+        ValueError: there are several games, a rate makes no sense, or the weights are not of this game and
+            architecture.
         TeacherError: their file is missing or broken.
     """
 
@@ -98,17 +108,35 @@ class PQN(pl.LightningModule):
         super().__init__()
         if len(games) != 1:
             raise ValueError(f"a teacher learns one game, not {', '.join(games) or 'none'}")
+        check_learning({"learning_rate": learning_rate, "warm_up": warm_up}, "--model.")
         self.save_hyperparameters(ignore=["weights"])  # a checkpoint has weights of its own
         self.network = QNetwork(games, size, layer_norm)
         self.begun = weights is not None
+        self.fire: dict[str, bool] = {}  # whether it is pressed for the teacher when it plays
         if weights is not None:
             begin_with(self.network, weights)
 
     def setup(self, stage: str) -> None:
-        """Centres the input on random play, unless the weights that it began with know better."""
+        """Centres the input on random play, unless the weights that it began with know better.
+
+        Raises:
+            ValueError: the precision is float16's.
+        """
+        refuse_float16(self.trainer)
+        data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        if stage == "fit":
+            self.fire = dict(getattr(data, "fire_rules", dict)())
         if stage == "fit" and not self.begun:
-            for game, (mean, deviation) in self.trainer.datamodule.statistics().items():  # pyright: ignore[reportAttributeAccessIssue]
+            for game, (mean, deviation) in data.statistics().items():
                 self.network.centre(game, mean, deviation)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """How the teacher is to play goes along."""
+        checkpoint["fire"] = dict(self.fire)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """As it was saved."""
+        self.fire = dict(checkpoint.get("fire", {}))
 
     def on_train_start(self) -> None:
         """A resumed run may be longer than the one before, which left its own learning rate behind: perhaps 0."""
@@ -152,7 +180,7 @@ class PQN(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """By norm or value, as the Trainer says; its own way refuses a fused optimizer (right only for float16)."""
+        """By norm or value, as the Trainer says; its own way refuses a fused optimizer, which is right for float16."""
         if gradient_clip_val and gradient_clip_algorithm == "value":
             torch.nn.utils.clip_grad_value_(self.parameters(), gradient_clip_val)
         elif gradient_clip_val:

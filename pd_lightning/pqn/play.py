@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pd_lightning.atari import PROTOCOLS, action_meanings, build, check_game
 from pd_lightning.episodes import Policy, episode_seeds
-from pd_lightning.pqn.games import TRAINING_SEEDS, Games, Minibatch, Round, linear, minibatches
+from pd_lightning.pqn.games import TRAINING_SEEDS, Games, Minibatch, Round, check_learning, linear, minibatches
 
 ORDER = 1
 """Last part of the key of the order of learning."""
@@ -37,7 +37,7 @@ class ParallelPlay(pl.LightningDataModule):
         epsilon_start: share of random actions at first.
         epsilon_end: share of random actions in the end; 5%, since that is how teachers are scored and recorded.
         epsilon_steps: decisions, over all games, in which it falls linearly from first to last.
-        fire: press FIRE for the player at a start (not after a life: the teacher is to learn that).
+        fire: press FIRE for the player at a start; when it is scored and recorded, after each lost life too.
         seed: of the games and of the order of learning.
     """
 
@@ -58,11 +58,14 @@ class ParallelPlay(pl.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if parallel * steps % minibatches:
-            raise ValueError(
-                f"{parallel} games x {steps} steps do not divide into {minibatches} minibatches: "
-                f"choose --data.minibatches that divides {parallel * steps}"
-            )
+        check_learning(
+            {
+                "parallel": parallel, "steps": steps, "passes": passes, "minibatches": minibatches, "rounds": rounds,
+                "discount": discount, "trace": trace, "epsilon_start": epsilon_start, "epsilon_end": epsilon_end,
+                "epsilon_steps": epsilon_steps, "seed": seed,
+            },
+            "--data.",
+        )  # fmt: skip
         self.game = check_game(game)
         self.parallel, self.steps, self.rounds = parallel, steps, rounds
         self.passes, self.minibatches = passes, minibatches
@@ -72,14 +75,18 @@ class ParallelPlay(pl.LightningDataModule):
         self.actions = {game: len(action_meanings(game))}
         self.returns: list[float] = []
 
+    def fire_rules(self) -> dict[str, bool]:
+        """Whether FIRE is pressed for the teacher when it is scored."""
+        return {self.game: self.fire}
+
     @property
     def steps_per_epoch(self) -> int:
         """Decisions that one device plays in an epoch."""
         return self.parallel * self.steps * self.rounds
 
-    def steps_after(self, updates: int, devices: int = 1) -> int:
-        """Decisions that `updates` updates have learned from, over all games and devices."""
-        return updates // (self.passes * self.minibatches) * self.parallel * self.steps * devices
+    def steps_after(self, batches: int, devices: int = 1) -> int:
+        """Decisions that so many batches have learned from, over all games and devices."""
+        return batches // (self.passes * self.minibatches) * self.parallel * self.steps * devices
 
     def __len__(self) -> int:
         """Updates in an epoch."""

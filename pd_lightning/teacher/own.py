@@ -26,7 +26,9 @@ PREFIXES = ("network.", "student.")
 """Where a Lightning checkpoint of ours keeps the network: of PQN, of PolicyDistillation."""
 
 
-def save_teacher(network: QNetwork, path: str | os.PathLike[str], about: Mapping[str, object]) -> Path:
+def save_teacher(
+    network: QNetwork, path: str | os.PathLike[str], about: Mapping[str, object], *, fire: bool = False
+) -> Path:
     """Writes a teacher file, whole or not at all.
 
     Weights are rounded to float16, half the size; what is recorded and scored afterwards are the rounded ones.
@@ -35,6 +37,7 @@ def save_teacher(network: QNetwork, path: str | os.PathLike[str], about: Mapping
         network: a network of one game.
         path: the file, by convention `datasets/<game>/teacher.safetensors`.
         about: what to say of it (steps, score, protocol, command ...), kept as text.
+        fire: whether FIRE is to be pressed for it at a start and after each lost life.
 
     Raises:
         TeacherError: the network plays several games, or its weights are not finite numbers in float16.
@@ -53,6 +56,7 @@ def save_teacher(network: QNetwork, path: str | os.PathLike[str], about: Mapping
         "actions": str(actions),
         "size": network.size,
         "layer_norm": str(network.trunk.layer_norm).lower(),
+        "fire": str(fire).lower(),
     }
     metadata["digest"] = _digest(weights, metadata)
     target = Path(path)
@@ -92,11 +96,13 @@ def from_safetensors(file: Path) -> Teacher:
             f"{file}: game, size and actions are {about.get('game')!r}, {size!r}, {actions!r}; allowed are a game's "
             f"name, one of {', '.join(SIZES)}, and 1 to 255; train it again"
         )
-    if about.get("layer_norm") not in ("true", "false"):  # it has no weights, so nothing else would notice
-        raise TeacherError(
-            f"{file}: layer_norm is {about.get('layer_norm')!r}, allowed are 'true' and 'false'; train it again"
-        )
-    teacher = _build(file, {about["game"]: int(actions)}, size, about["layer_norm"] == "true", state, about)
+    # They have no weights, so nothing else would notice. Early files do not speak of FIRE: nobody pressed it.
+    said = {"layer_norm": about.get("layer_norm"), "fire": about.get("fire", "false")}
+    for name, value in said.items():
+        if value not in ("true", "false"):
+            raise TeacherError(f"{file}: {name} is {value!r}, allowed are 'true' and 'false'; train it again")
+    layer_norm, fire = (value == "true" for value in said.values())
+    teacher = _build(file, {about["game"]: int(actions)}, size, layer_norm, state, about, fire=fire)
     if about.get("digest") != _digest(state, about):
         raise TeacherError(f"{file}: digest is not that of its content: the file was damaged or changed; copy it again")
     return teacher
@@ -142,7 +148,9 @@ def from_checkpoint(checkpoint: Mapping[Any, Any], file: Path, game: str | None 
     # What a student says of an action is a logit, unless it was to repeat the teacher's Q-values.
     outputs = "q" if prefix == "network." or settings.get("loss") == "mse" else "logits"
     layer_norm = bool(settings.get("layer_norm", True)) if prefix == "network." else False
-    return _build(file, {chosen: games[chosen]}, size, layer_norm, network, about, outputs)
+    fire = checkpoint.get("fire")
+    pressed = isinstance(fire, dict) and fire.get(chosen) is True
+    return _build(file, {chosen: games[chosen]}, size, layer_norm, network, about, outputs=outputs, fire=pressed)
 
 
 def _build(
@@ -152,7 +160,9 @@ def _build(
     layer_norm: bool,
     state: Mapping[str, Any],
     about: dict[str, str],
+    *,
     outputs: str = "q",
+    fire: bool = False,
 ) -> Teacher:
     """The network that `state` belongs to."""
     what, step = f"the weights do not fit size {size!r} with {games}", "train it again"
@@ -165,4 +175,4 @@ def _build(
         network.load_state_dict(dict(state))
     if not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
         raise TeacherError(f"{file}: there are weights that are not finite; train it again")
-    return Teacher(network, about.get("name") or f"{file.parent.name}/{file.stem}", about, outputs=outputs)
+    return Teacher(network, about.get("name") or f"{file.parent.name}/{file.stem}", about, outputs=outputs, fire=fire)
