@@ -23,8 +23,19 @@ def fastest_precision(accelerator: str | object) -> str:
 
 
 def chosen_device(name: str) -> str:
-    """What a `--device` means: auto is a GPU where there is one, everything else itself."""
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+    """What a `--device` means: auto is a GPU where there is one, everything else itself.
+
+    Raises:
+        ValueError: there is no such device.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name)
+    except (AssertionError, RuntimeError) as error:  # the first where torch was built without it
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"--device is {name}, which is not here ({reason}): choose auto, cpu or cuda") from None
+    return name
 
 
 def keep_freed_memory() -> bool:

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
@@ -494,6 +495,39 @@ def test_datasets_of_another_type_shape_or_packing_are_named(copy):
             Shard(copy)
 
 
+@pytest.mark.parametrize("way", ["packed three times", "never written", "more than it says", "in two pieces"])
+def test_what_would_unpack_to_more_than_it_says_or_was_never_written_is_refused(copy, way):
+    with hdf5(copy, "r+") as file:
+        rewards = file["rewards"][()]
+        del file["rewards"]
+        if way == "packed three times":
+            packing = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+            packing.set_chunk(rewards.shape)
+            packing.set_shuffle()
+            for _ in range(3):
+                packing.set_deflate(9)
+            space = h5py.h5s.create_simple(rewards.shape)
+            dataset = h5py.h5d.create(file.id, b"rewards", h5py.h5t.IEEE_F32LE, space, packing)
+            dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, rewards)
+        else:
+            chunks = (1, rewards.shape[1]) if way == "in two pieces" else rewards.shape
+            made = file.create_dataset("rewards", rewards.shape, "<f4", chunks=chunks, compression="gzip", shuffle=True)
+            if way == "more than it says":
+                made.id.write_direct_chunk((0, 0), zlib.compress(bytes(rewards.nbytes + 1)))
+            if way == "in two pieces":
+                made[:] = rewards
+    with one_line("rewards" if way != "never written" else "0000.h5"):
+        Shard(copy)
+
+
+def test_a_shard_of_more_blocks_than_anybody_records_is_refused_before_they_are_counted(copy):
+    with hdf5(copy, "r+") as file:
+        del file["frames"]
+        file.create_dataset("frames", (2**30, *CHUNK), "|u1", chunks=(1, *CHUNK), **hdf5plugin.Zstd())
+    with one_line("frames is 1,073,741,824 blocks, allowed is at most 131,072"):
+        Shard(copy)
+
+
 def test_a_block_without_its_chunk_is_an_error(copy):
     with hdf5(copy, "r+") as file:
         content = [file["frames"].id.read_direct_chunk((i, 0, 0, 0))[1] for i in range(5)]
@@ -630,6 +664,21 @@ def test_a_file_that_was_replaced_or_changed_since_it_was_opened_is_an_error(cop
     shard = Shard(copy)
     copy.unlink()
     with one_line("gone"):
+        shard.states(0)
+
+
+@pytest.mark.parametrize(
+    ("code", "words"), [(errno.EMFILE, "ulimit -n"), (errno.EIO, "check the disk"), (errno.ENOENT, "gone")]
+)
+@pytest.mark.parametrize("call", ["open", "pread"])
+def test_what_the_system_refuses_while_reading_is_said_as_it_is(copy, monkeypatch, code, words, call):
+    shard = Shard(copy)
+
+    def refuse(*arguments):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, call, refuse)
+    with one_line(words):
         shard.states(0)
 
 

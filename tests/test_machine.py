@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pd_lightning.machine import _within_limits, available_memory
+from pd_lightning.machine import _within_limits, available_memory, chosen_device
 
 GIB = 2**30
 
@@ -34,6 +34,13 @@ def test_the_least_of_the_machine_and_its_limits_is_available(monkeypatch, limit
     monkeypatch.setattr("pd_lightning.machine.psutil.virtual_memory", Free)
     monkeypatch.setattr("pd_lightning.machine._within_limits", lambda groups: limits)
     assert available_memory("cpu") == available_memory(torch.device("cpu")) == expected
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:99"])
+def test_a_device_that_is_not_here_is_named(name):
+    with pytest.raises(ValueError, match=f"--device is {name}, which is not here .*choose auto, cpu or cuda"):
+        chosen_device(name)
+    assert chosen_device("cpu") == "cpu"
 
 
 def test_this_machine_has_some_memory():

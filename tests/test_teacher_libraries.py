@@ -210,6 +210,7 @@ def test_the_settings_of_rl_zoo_beside_a_zip_are_accepted(saved, folder):
     ("batch_size\n    - 32", "normalize\n    - true", r"normalize is True, allowed is False"),
     ("batch_size\n    - 32", "a\n    - !!python/object/apply:os.system ['true']", r"not the settings of RL Zoo"),
     ("batch_size\n    - 32", "a\n    - [", r"not the settings of RL Zoo"),
+    ("batch_size\n    - 32", "a\n    - &a [x]\n  - - b\n    - [*a]", r"not the settings .*refers to another"),
     ("batch_size\n    - 32", "a\n    - " + "[" * 5000, r"not the settings of RL Zoo"),
 ])  # fmt: skip
 def test_settings_of_rl_zoo_that_mean_other_states_are_refused(saved, old, new, complaint):
@@ -353,6 +354,19 @@ def test_a_zip_or_a_model_of_cleanrl_is_fetched_from_the_hub_where_there_is_no_p
     path = CleanRL(6, hidden=8).save(tmp_path / "dqn_atari.cleanrl_model")
     hub.pipe_file(f"cleanrl/{ENVIRONMENT}-dqn_atari-seed1/dqn_atari.cleanrl_model", path.read_bytes())
     assert load_teacher(f"hf://cleanrl/{ENVIRONMENT}-dqn_atari-seed1").game == "pong"
+
+
+def test_a_name_on_the_hub_stands_for_its_own_first_choice_whatever_was_fetched_before(hub, tmp_path, saved):
+    for folder, hidden in (("a", 8), ("b", 16)):
+        path = CleanRL(6, hidden=hidden).save(tmp_path / folder / "dqn_atari.cleanrl_model")
+        hub.pipe_file(f"me/{ENVIRONMENT}/{folder}/dqn_atari.cleanrl_model", path.read_bytes())
+    second = load_teacher(f"hf://me/{ENVIRONMENT}/b/dqn_atari.cleanrl_model").sha256
+    first = load_teacher(f"hf://me/{ENVIRONMENT}").sha256
+    assert first != second == load_teacher(f"hf://me/{ENVIRONMENT}/b").sha256
+    Hub.opened.clear()
+    for name, sha256 in (("", first), ("/b", second), ("/b/dqn_atari.cleanrl_model", second)):
+        assert load_teacher(f"hf://me/{ENVIRONMENT}{name}").sha256 == sha256
+    assert Hub.opened == []
 
 
 @pytest.mark.parametrize(("name", "complaint"), [

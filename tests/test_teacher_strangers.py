@@ -16,6 +16,7 @@ import torch
 from borrowing import CleanRL, model, rewrite
 from conftest import quiet_trainer, tiny_network
 
+from pd_lightning.networks import QNetwork
 from pd_lightning.pqn import PQN
 from pd_lightning.teacher import TeacherError, load_teacher, save_teacher
 
@@ -170,6 +171,29 @@ def test_a_pickle_that_counts_to_a_billion_is_refused(tmp_path, good):
     for path, line in zip(paths, said, strict=True):
         assert line.get("error", "").startswith(str(path)), line
         assert line["peak"] - first["peak"] < 300 * 2**20
+
+
+def test_values_that_hold_themselves_many_times_over_are_never_written_out(tmp_path, good):
+    nested = [0]
+    for _ in range(30):
+        nested = [nested] * 10
+    settings = {"games": {"pong": 6}, "size": "net3", "loss": "kl"}
+    state = {f"student.{key}": value for key, value in QNetwork({"pong": 6}, "net3").state_dict().items()}
+    whole = {"state_dict": state, "hyper_parameters": settings, "global_step": nested, "temperatures": {"pong": nested}}
+    torch.save(whole, tmp_path / "whole.ckpt")
+    torch.save({**whole, "hyper_parameters": {**settings, "games": {"pong": nested}}}, tmp_path / "games.ckpt")
+    first, kept, refused = load_watched([good["DQN.zip"], tmp_path / "whole.ckpt", tmp_path / "games.ckpt"])
+    assert "error" not in kept
+    assert refused["error"].startswith(str(tmp_path / "games.ckpt"))
+    assert max(kept["peak"], refused["peak"]) - first["peak"] < 300 * 2**20
+
+
+def test_a_network_of_widths_that_only_its_file_can_afford_is_refused(tmp_path):
+    wide = CleanRL(6, hidden=8)
+    wide.network[0] = torch.nn.Conv2d(4, 2000, 8, 4)
+    path = wide.save(tmp_path / "dqn_atari.cleanrl_model")
+    with pytest.raises(TeacherError, match=r"network\.0\.weight has 2,000 outputs, allowed are 1,024"):
+        load_teacher(path, "pong")
 
 
 # What is damaged

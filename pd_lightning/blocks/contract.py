@@ -22,6 +22,11 @@ STACK = 4
 CHUNK = (BLOCK + STACK - 1, 84, 84)
 """Shape of a block's frames, uint8: 3 before the first step, then one a step; zeros beyond `lengths`."""
 
+BLOCKS_LIMIT = 2**17
+"""Blocks of a shard, 77 hours: what lies in a file of some kilobytes must not become gigabytes when it is opened."""
+MOST_ACTIONS = 18
+"""The emulator has no more."""
+
 SMALL = {  # the datasets that are read on opening: N blocks, L = 32, A actions, E episodes
     "lengths": ("|u1", "N"),
     "q_values": ("<f4", "NLA"),
@@ -134,8 +139,8 @@ _ALLOWED: dict[Any, tuple[str, Callable[[Any], bool]]] = {  # by the attribute's
     float: ("a number from 0 to 1", lambda v: (isinstance(v, float) or _is_whole(v)) and 0 <= v <= 1),
     bool: ("True or False", lambda v: isinstance(v, bool)),
     tuple: (
-        "a tuple of 1 to 256 texts",
-        lambda v: isinstance(v, tuple) and 1 <= len(v) <= 256 and all(map(_is_text, v)),
+        f"a tuple of 1 to {MOST_ACTIONS} texts",
+        lambda v: isinstance(v, tuple) and 1 <= len(v) <= MOST_ACTIONS and all(map(_is_text, v)),
     ),
     dict: ("texts by name", lambda v: isinstance(v, dict) and all(map(_is_text, (*v, *v.values())))),
 }

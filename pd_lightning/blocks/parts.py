@@ -1,15 +1,16 @@
 """Attributes, datasets and chunks of a shard: as the contract says they are, or an error that says what is not."""
 
+import zlib
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
-from pd_lightning.blocks.contract import CHUNK, FORMAT, KINDS, OPTIONAL, STORED, VERSION, fault
+from pd_lightning.blocks.contract import BLOCKS_LIMIT, CHUNK, FORMAT, KINDS, OPTIONAL, STORED, VERSION, fault
 
 ZSTD = 32015  # the registered number of HDF5's zstd filter
-PLAIN = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE}  # filters that every HDF5 has
+PLAIN = [h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE]  # filters that every HDF5 has, in their order
 
 
 def _read_attribute(path: Path, attributes: h5py.AttributeManager, name: str, kind: Any) -> Any:
@@ -37,7 +38,7 @@ def read_attributes(path: Path, attributes: h5py.AttributeManager) -> dict[str, 
 
 
 def open_dataset(
-    path: Path, file: h5py.File, name: str, dtype: str, shape: tuple[int | None, ...], filters: set[int]
+    path: Path, file: h5py.File, name: str, dtype: str, shape: tuple[int | None, ...], filters: list[int]
 ) -> h5py.Dataset:
     """The dataset, once it is known to be as it should, and to lie in this file: a file may point to others."""
     dataset: Any = file[name] if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
@@ -48,14 +49,34 @@ def open_dataset(
     if len(dataset.shape) != len(shape) or any(a not in (b, None) for a, b in zip(shape, dataset.shape, strict=True)):
         raise fault(path, name, dataset.shape, str(shape).replace("None", "any"))
     properties = dataset.id.get_create_plist()
-    used = {properties.get_filter(i)[0] for i in range(properties.get_nfilters())}
+    used = [properties.get_filter(i)[0] for i in range(properties.get_nfilters())]
     if used != filters:
-        raise fault(path, name, f"packed by filters {sorted(used)}", f"HDF5 filters {sorted(filters)}")
+        raise fault(path, name, f"packed by filters {used}", f"HDF5 filters {filters}")
     return dataset
+
+
+def read_small(
+    path: Path, file: h5py.File, name: str, dtype: str, shape: tuple[int | None, ...], most: int
+) -> np.ndarray:
+    """A small dataset of one chunk, at most `most` long; unpacked here, as libhdf5 would unpack any number of bytes."""
+    dataset = open_dataset(path, file, name, dtype, shape, PLAIN)
+    if not 1 <= len(dataset) <= most:
+        raise fault(path, name, f"{len(dataset)} long", f"1 to {most}, the number of blocks")
+    if dataset.chunks != dataset.shape:
+        raise fault(path, name, f"chunks {dataset.chunks}", f"one, {dataset.shape}")
+    skipped, stored = dataset.id.read_direct_chunk((0,) * dataset.ndim)
+    unpacker, size = zlib.decompressobj(), dataset.dtype.itemsize
+    unpacked = unpacker.decompress(stored, dataset.size * size + 1)
+    if skipped or len(unpacked) != dataset.size * size or not unpacker.eof:
+        raise fault(path, name, "another number of bytes", f"{dataset.size * size}, for {dataset.shape}")
+    together = np.frombuffer(unpacked, np.uint8).reshape(size, -1).T  # the filter had put first bytes first
+    return np.ascontiguousarray(together).view(dataset.dtype).reshape(dataset.shape)
 
 
 def chunk_table(path: Path, frames: h5py.Dataset, file_size: int) -> tuple[np.ndarray, np.ndarray]:
     """Where each block is stored: offset and size in bytes, int64 [N] each."""
+    if len(frames) > BLOCKS_LIMIT:
+        raise fault(path, "frames", f"{len(frames):,} blocks", f"at most {BLOCKS_LIMIT:,}, 77 hours")
     found: list[Any] = []
     frames.id.chunk_iter(found.append)  # one pass; asking for one chunk at a time scans the index each time
     rows = sorted((*c.chunk_offset, c.filter_mask, c.byte_offset, c.size) for c in found)

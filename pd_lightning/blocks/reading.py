@@ -1,5 +1,6 @@
 """Reading a shard: nothing in the file is believed before it is checked."""
 
+import errno
 import os
 import threading
 from pathlib import Path
@@ -22,7 +23,7 @@ from pd_lightning.blocks.contract import (
     header_from,
     record_command,
 )
-from pd_lightning.blocks.parts import PLAIN, ZSTD, chunk_table, open_dataset, read_attributes
+from pd_lightning.blocks.parts import ZSTD, chunk_table, open_dataset, read_attributes, read_small
 
 _thread = threading.local()  # a decompressor per thread: they cannot be shared
 
@@ -84,17 +85,15 @@ class Shard:
         attributes = read_attributes(self.path, file.attrs)  # which looks the root up: once
         promised = attributes.pop("digest")
         self.header = header_from(self.path, attributes)
-        frames = open_dataset(self.path, file, "frames", "|u1", (None, *CHUNK), {ZSTD})
+        frames = open_dataset(self.path, file, "frames", "|u1", (None, *CHUNK), [ZSTD])
         self._offsets, self._sizes = chunk_table(self.path, frames, self._identity[1])
         self.n_blocks = len(frames)
         action_count = len(self.header.action_meanings)
         sizes = {"N": self.n_blocks, "L": BLOCK, "A": action_count, "E": None}
-        arrays = {}
-        for name, (dtype, letters) in SMALL.items():
-            dataset = open_dataset(self.path, file, name, dtype, tuple(sizes[x] for x in letters), PLAIN)
-            if not 1 <= len(dataset) <= self.n_blocks:
-                raise fault(self.path, name, f"{len(dataset)} long", f"1 to {self.n_blocks}, the number of blocks")
-            arrays[name] = dataset[()]
+        arrays = {
+            name: read_small(self.path, file, name, dtype, tuple(sizes[x] for x in letters), self.n_blocks)
+            for name, (dtype, letters) in SMALL.items()
+        }
         self.digest = digest(attributes, arrays)
         if self.digest != promised:
             raise fault(self.path, "digest", promised, f"{self.digest}, as computed from the content")
@@ -121,13 +120,21 @@ class Shard:
     def _changed(self) -> ShardError:
         return fault(self.path, "file", "replaced, changed or gone since it was opened", "as it was", "open it again")
 
+    def _unreadable(self, error: OSError) -> ShardError:
+        if error.errno in (errno.ENOENT, errno.ESTALE, errno.ENOTDIR):
+            return self._changed()
+        step = "check the disk and the file's permissions"
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            step = "each shard that is read keeps one open: allow more (ulimit -n 4096), or learn from fewer shards"
+        return fault(self.path, "file", f"not read ({error.strerror})", "a file that can be read", step)
+
     def _open(self) -> int:
         descriptor = self.__dict__.get("_descriptor")
         if descriptor is None:
             try:
                 fresh = os.open(self.path, os.O_RDONLY)
             except OSError as error:
-                raise self._changed() from error
+                raise self._unreadable(error) from error
             if _identity(os.fstat(fresh)) != self._identity:
                 os.close(fresh)
                 raise self._changed()
@@ -153,7 +160,10 @@ class Shard:
             raise IndexError(f"{self.path}: block {index} is not in 0 to {self.n_blocks - 1}")
         if out.shape != CHUNK or out.dtype != np.uint8 or not out.flags.c_contiguous:
             raise ValueError(f"out is {out.dtype} {out.shape}, allowed is uint8 {CHUNK}, C-contiguous")
-        stored = os.pread(self._open(), int(self._sizes[index]), int(self._offsets[index]))
+        try:
+            stored = os.pread(self._open(), int(self._sizes[index]), int(self._offsets[index]))
+        except OSError as error:
+            raise self._unreadable(error) from error
         if checksum(index, stored) != self.checksums[index]:
             raise fault(self.path, f"block {index}", "not the bytes recorded", "bytes that match its checksum")
         if not hasattr(_thread, "decompressor"):

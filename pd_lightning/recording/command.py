@@ -70,6 +70,8 @@ def record(
         raise ValueError(f"--hours is {hours}: it must be a number more than 0, and at least a step")
     if parallel < 1:
         raise ValueError(f"--parallel is {parallel}: it must be at least 1")
+    if seed < 0:
+        raise ValueError(f"--seed is {seed}: it must be at least 0")
     if check < 0:
         raise ValueError(f"--check is {check}: it must be at least 0")
     rules = named_protocol(protocol)

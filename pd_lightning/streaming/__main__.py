@@ -39,7 +39,8 @@ def order(
         rank: which of them.
         epoch: counted from 0.
         seed: of the shuffling.
-        memory: GiB for decoded frames, over all games (default: half of what is free).
+        memory: GiB for decoded frames, over all games, on each device (default: the devices share half of what is free
+            now). Give what the run says at its start if it does not shuffle perfectly.
         validation: share of the episodes that is held out.
         mixing: balanced (every batch holds every game) or one_game.
         weights: of games, 1 where none is given.
@@ -47,6 +48,8 @@ def order(
     """
     games = games.split(",") if isinstance(games, str) else games
     every = check_mixing(games, mixing, weights)
+    if ranks < 1:
+        raise ValueError(f"ranks is {ranks}: it must be at least 1")
     if batch_size % ranks:
         raise ValueError(f"batch_size is {batch_size}: it must be a multiple of the number of devices, {ranks}")
     sizes = batch_sizes(batch_size, mixing, every)
@@ -55,7 +58,7 @@ def order(
     for game in games:
         shards = [Shard(path) for path in find_shards(local / game)]
         blocks[game] = Blocks(shards, held_out(shards, validation, seed)[0])
-    room = available_memory("cpu") // 2 if memory is None else int(memory * 2**30)
+    room = available_memory("cpu") // 2 // ranks if memory is None else int(memory * 2**30)
     reaches = choose_reaches(blocks, sizes, room)
     print_order(Mixture(build_streams(blocks, sizes, reaches, seed, rank, ranks), mixing, every), epoch)
 

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 
 import numpy as np
 
 from pd_lightning.blocks import CHUNK, STACK
+
+
+def references(buffers: Iterable[np.ndarray]) -> list[int]:
+    """How many references each has; which of them are this function's own differs between versions of Python."""
+    return [sys.getrefcount(buffer) for buffer in buffers]
+
+
+(FREE,) = references([np.empty(0)])
+"""Those of a buffer that nothing knows but the list it is in."""
 
 
 class BufferPool:
@@ -21,11 +31,9 @@ class BufferPool:
 
     def take(self, count: int) -> np.ndarray:
         """uint8 [count, 4, 84, 84], uninitialised."""
-        for buffer in self._buffers:
-            # What was made of it holds the buffer: nobody has it if it is known by this list, this variable and this
-            # call alone.
-            if len(buffer) >= count and sys.getrefcount(buffer) == 3:
-                return buffer[:count]
+        for number, held in enumerate(references(self._buffers)):
+            if held == FREE and len(self._buffers[number]) >= count:  # what is made of it holds the buffer
+                return self._buffers[number][:count]
         # Those that are too small are let go: a stream's batches differ by one, so that is soon over.
         self._buffers = [buffer for buffer in self._buffers if len(buffer) >= count]
         self._buffers.append(np.empty((count, STACK, *CHUNK[1:]), np.uint8))

@@ -123,7 +123,12 @@ class Stream:
     def _open(self) -> None:
         """Takes the memory that the stream was promised."""
         reach = self.order.reach
-        slots = len(self.blocks) if reach is None else reach.window + read_ahead(reach, self.batch_size)
+        if reach is None:
+            slots = len(self.blocks)
+        elif self.order.shuffle:
+            slots = reach.window + read_ahead(reach, self.batch_size)
+        else:  # one batch that is gathered, and two that are read meanwhile
+            slots = reach.window + 3 * -(-self.batch_size // BLOCK)
         steps = BLOCK if reach is None else reach.piece
         flat = self.blocks.q_values.reshape(len(self.blocks) * BLOCK, -1)
         if self._on_host:

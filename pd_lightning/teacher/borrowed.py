@@ -12,6 +12,8 @@ from torch.nn import functional as F
 from pd_lightning.networks import SIZES, Centring, Size, Trunk
 from pd_lightning.teacher.fault import TeacherError
 
+CHANNELS_LIMIT, UNITS_LIMIT = 1024, 8192
+"""Outputs of a convolution and of a layer: some kilobytes may claim any number, and play would need gigabytes."""
 LAYERS_LIMIT = 4
 """Layers after the features; several of them may claim the same bytes of a file, so their number bounds the memory."""
 
@@ -117,6 +119,8 @@ def take_layers(
     for name, (inputs, *kernel) in zip((*trunk, *outputs), shapes + [(0,)] * len(outputs), strict=True):
         expected = (49 * before if name == trunk[3] else inputs or before, *kernel)
         weight = _tensor(state, f"{name}.weight", (None, *expected), where)
+        if len(weight) > (most := CHANNELS_LIMIT if kernel else UNITS_LIMIT):
+            raise TeacherError(f"{where}: {name}.weight has {len(weight):,} outputs, allowed are {most:,}")
         layers.append(Layer(weight, _tensor(state, f"{name}.bias", (len(weight),), where)))
         before = len(weight)
     return layers[:4], layers[4:]

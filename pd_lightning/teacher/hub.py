@@ -40,8 +40,12 @@ def fetch(url: str) -> Path:
     if len(parts) < 2 or not all(re.fullmatch(r"[\w.-]*\w[\w.-]*", part, re.ASCII) for part in parts):
         raise TeacherError(f"{url}: allowed is hf://OWNER/NAME, as in hf://sb3/dqn-PongNoFrameskip-v4")
     folder = cache_folder() / "hub" / Path(*parts[:2])
-    here = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-    if kept := _choose(here, parts[2:]):
+    # What a name stands for is what was chosen among all that the hub has, not among what happens to be here.
+    exact = folder / Path(*parts[2:])
+    if exact.is_file():
+        return exact
+    record = folder / f".{'-'.join(['teacher', *parts[2:]])}"
+    if record.is_file() and (folder / (kept := record.read_text())).is_file():
         return folder / kept
     try:
         files = fsspec.filesystem("hf")
@@ -60,6 +64,9 @@ def fetch(url: str) -> Path:
                 _get(
                     files, f"{root}/{name}", folder / name, WEIGHTS_LIMIT if name == chosen else TEXT_LIMIT, sizes[name]
                 )
+        part = record.with_name(f"{record.name}.part{os.getpid()}")
+        part.write_text(chosen)
+        part.replace(record)
     return folder / chosen
 
 

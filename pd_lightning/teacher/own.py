@@ -130,7 +130,7 @@ def from_checkpoint(checkpoint: Mapping[Any, Any], file: Path, game: str | None 
         raise TeacherError(f"{file}: has no state_dict and hyper_parameters; name a .ckpt of pd_lightning")
     prefix = next((p for p in PREFIXES if any(str(name).startswith(p) for name in state)), None)
     games, size = settings.get("games"), settings.get("size")
-    fits = isinstance(games, dict) and games and all(isinstance(a, int) and 0 < a < 256 for a in games.values())
+    fits = isinstance(games, dict) and games and all(map(_is_game, games, games.values()))
     if prefix is None or not isinstance(games, dict) or not fits or not isinstance(size, str) or size not in SIZES:
         raise TeacherError(f"{file}: not a checkpoint of PQN or PolicyDistillation; name a .ckpt of pd_lightning")
     if len(games) > 1 and game not in games:
@@ -141,16 +141,22 @@ def from_checkpoint(checkpoint: Mapping[Any, Any], file: Path, game: str | None 
     others = tuple(f"{part}.{other}." for part in ("heads", "centring") for other in games if other != chosen)
     own = {str(name).removeprefix(prefix): tensor for name, tensor in state.items() if str(name).startswith(prefix)}
     network = {name: tensor for name, tensor in own.items() if not name.startswith(others)}
-    about = {"updates": str(checkpoint.get("global_step"))}
-    temperatures = checkpoint.get("temperatures")
-    if settings.get("loss") == "kl" and isinstance(temperatures, dict) and chosen in temperatures:
-        about["temperature"] = str(temperatures[chosen])
+    # Only numbers become text: a value that holds itself many times over would become gigabytes of it.
+    updates, temperatures = checkpoint.get("global_step"), checkpoint.get("temperatures")
+    about = {"updates": str(updates)} if isinstance(updates, int) else {}
+    temperature = temperatures.get(chosen) if isinstance(temperatures, dict) else None
+    if settings.get("loss") == "kl" and isinstance(temperature, int | float):
+        about["temperature"] = str(temperature)
     # What a student says of an action is a logit, unless it was to repeat the teacher's Q-values.
     outputs = "q" if prefix == "network." or settings.get("loss") == "mse" else "logits"
     layer_norm = bool(settings.get("layer_norm", True)) if prefix == "network." else False
     fire = checkpoint.get("fire")
     pressed = isinstance(fire, dict) and fire.get(chosen) is True
     return _build(file, {chosen: games[chosen]}, size, layer_norm, network, about, outputs=outputs, fire=pressed)
+
+
+def _is_game(name: object, actions: object) -> bool:
+    return isinstance(name, str) and isinstance(actions, int) and 0 < actions < 256
 
 
 def _build(

@@ -20,7 +20,16 @@ _WRAPPER_OPTIONS = {"frame_skip": FRAME_SKIP, "screen_size": 84, "action_repeat_
 
 
 class _Settings(yaml.SafeLoader):
-    """YAML of plain values, and the one tag that RL Zoo writes: an ordered dictionary, as a list of pairs."""
+    """YAML of plain values, and the one tag that RL Zoo writes: an ordered dictionary, as a list of pairs.
+
+    Nothing is said twice by reference: a few lines could else stand for any number of values.
+    """
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """As any node, unless it is such a reference."""
+        if self.check_event(yaml.AliasEvent):
+            raise ValueError("a value that refers to another")
+        return super().compose_node(parent, index)
 
 
 def _ordered(loader: yaml.SafeLoader, node: yaml.Node) -> dict[Any, Any]:
