@@ -16,6 +16,8 @@ from pd_lightning.recording import record_shard
 from pd_lightning.report import Measure, measure, read_run, report, summarise
 from pd_lightning.report.__main__ import main
 from pd_lightning.report.measures import limits
+from pd_lightning.report.recorded import teacher_of
+from pd_lightning.report.runs import joined
 from pd_lightning.teacher import load_teacher
 
 numbers = itertools.count()
@@ -65,11 +67,17 @@ def test_a_run_is_scored_by_its_last_rollout_and_keeps_the_curve(tmp_path):
 @pytest.mark.parametrize("other", [
     {"loss": "nll"}, {"size": "net2"}, {"temperature": 0.1}, {"learning_rate": 0.1}, {"protocol": "nature"},
     {"updates": (0, 200)}, {"data": {"batch_size": 64}}, {"more": {"optimizer": {"class_path": "torch.optim.RMSprop"}}},
+    {"more": {"optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 1.0}}}}, {"data": {"root": "mine"}},
+    {"more": {"lr_scheduler": {"class_path": "torch.optim.lr_scheduler.ConstantLR"}}}, {"data": {"validation": 0.5}},
+    {"more": {"trainer": {"callbacks": [{"class_path": "lightning.EMA", "init_args": {"decay": 0.9}}]}}},
+    {"more": {"trainer": {"max_steps": 30_000}}}, {"more": {"trainer": {"accumulate_grad_batches": 2}}},
+    {"data": {"beta": 1.0, "teachers": {"pong": "other.zip"}}},
 ])  # fmt: skip
 def test_runs_that_differ_in_anything_but_the_seed_are_never_averaged(tmp_path, other):
     found = measured(write_run(tmp_path, {"pong": [1.0]}), write_run(tmp_path, {"pong": [3.0]}, seed=1, **other))
     assert len(found) == 2
-    found = measured(write_run(tmp_path, {"pong": [1.0]}), write_run(tmp_path, {"pong": [3.0]}, seed=1))
+    same = {"data": {"seed": 7, "cache": "elsewhere", "threads": 3}, "more": {"trainer": {"devices": 2}}}
+    found = measured(write_run(tmp_path, {"pong": [1.0]}), write_run(tmp_path, {"pong": [3.0]}, seed=1, **same))
     ((games),) = found.values()
     assert games["pong"].score == 2.0
 
@@ -225,6 +233,72 @@ def test_a_teacher_that_played_by_other_rules_is_not_compared_with(tmp_path, mon
     assert re.search(r"\| pong \| net1 .* \| 3\.0 \| - \| - \| - \|", capsys.readouterr().out)
 
 
+def test_students_under_other_rules_stand_in_columns_of_their_own(tmp_path):
+    together = {"pong": [10.0], "breakout": [100.0]}
+    halves = {"pong": [5.0], "breakout": [50.0]}
+    found = measured(write_run(tmp_path, together), write_run(tmp_path, halves, protocol="machado"))
+    head, *_ = table(report(found), "2 games in one student")
+    assert sum("protocol paper" in cell for cell in head) == sum("protocol machado" in cell for cell in head) == 1
+    rows = [row[2] for row in table(report(found), "All runs")[2:]]
+    assert len(set(rows)) == 2
+
+
+def test_folders_of_tests_are_left_out(tmp_path, monkeypatch, capsys):
+    fit = write_run(tmp_path, {"pong": [1.0]})
+    test = write_run(tmp_path, {"pong": [9.0]}, more={"verbose": True, "ckpt_path": "last.ckpt"})
+    assert run_main(monkeypatch, fit, test) == 0
+    out, err = capsys.readouterr()
+    assert f"left out: {test} is of a test" in err
+    assert "9.0" not in out.split("## All runs")[1].split("Score: ")[0]
+
+
+def test_a_folder_that_was_left_before_its_settings_were_written_is_left_out(tmp_path, monkeypatch, capsys):
+    (tmp_path / "empty").mkdir()
+    assert run_main(monkeypatch, write_run(tmp_path, {"pong": [1.0]}), tmp_path / "empty") == 0
+    assert f"left out: {tmp_path / 'empty'} has no returns.csv" in capsys.readouterr().err
+
+
+def test_a_resumed_run_is_one_run_with_all_that_its_attempts_played(tmp_path):
+    first = read_run(write_run(tmp_path, {"pong": [2.0]}, updates=(0, 50, 100)))
+    second = read_run(write_run(tmp_path, {"pong": [5.0]}, updates=(50, 75)))
+    whole = joined([first, second])
+    assert {update: values.tolist() for update, values in whole.curve["pong"].items()} == {0: [-21], 50: [-21], 75: [5]}
+    assert (whole.folder, whole.student.updates) == (second.folder, 75)
+
+
+def test_the_runs_of_a_student_of_several_games_are_drawn_for_all_games_at_once():
+    rng = np.random.default_rng(1)
+    worth = rng.normal(1.0, 0.2, 5)  # of a run, in every game
+    names = [f"game{n}" for n in range(10)]
+    apart, together = (
+        summarise(
+            [Measure(name, tuple(np.full(4, 10.0 * w) for w in worth), np.full(3, 10.0), shared) for name in names]
+        )
+        for shared in (False, True)
+    )
+    widths = [summary.geometric[2] - summary.geometric[1] for summary in (apart, together)]
+    assert widths[1] > 2.5 * widths[0]  # ten games say no more of five runs than one does
+    draws = worth[np.random.default_rng(0).integers(5, size=(5, 20_000))].mean(0)
+    assert widths[1] == pytest.approx(100 * np.subtract(*np.percentile(draws, [97.5, 2.5])), rel=0.1)
+
+
+def test_a_game_whose_share_has_no_meaning_leaves_the_interquartile_mean_without_one():
+    known = Measure("pong", (np.array([15.0]),), np.array([18.0]))
+    assert math.isnan(
+        summarise([known, known, known, Measure("asteroids_", (np.array([1.0]),), np.ones(1))]).interquartile
+    )
+
+
+def test_episodes_of_one_frozen_teacher_count_once_and_those_of_learning_ones_each(tmp_path):
+    def runs(*teachers):
+        return [read_run(add_teacher(write_run(tmp_path, {"pong": [0.0]}, seed=n), {"pong": {100: values}}))
+                for n, values in enumerate(teachers)]  # fmt: skip
+
+    frozen, learning = runs([3.0, 5.0], [3.0, 5.0]), runs([3.0, 5.0], [4.0, 6.0])
+    assert teacher_of({}, frozen, frozen[0].student, "pong").tolist() == [3, 5]
+    assert teacher_of({}, learning, learning[0].student, "pong").tolist() == [3, 5, 4, 6]
+
+
 def break_csv(text):
     return lambda folder: (folder / "returns.csv").write_text(text)
 
@@ -303,7 +377,7 @@ def test_students_of_live_teachers_differ_in_who_acted(tmp_path):
 
 def test_what_is_set_to_the_same_for_all_is_said_once(tmp_path):
     text = report(measured(*(write_run(tmp_path, {"pong": [1.0]}, data={"batch_size": n}) for n in (64, 128))))
-    assert "All of them: learning_rate 0.003." in text
+    assert "All of them: learning_rate 0.003, protocol paper." in text
     assert [row[2] for row in table(text, "All runs")[2:]] == [
         "kl, τ = 0.01, batch_size 128",
         "kl, τ = 0.01, batch_size 64",

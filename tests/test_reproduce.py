@@ -20,8 +20,8 @@ from pd_lightning.report import read_run
 from pd_lightning.reproduce import EXPERIMENTS, Task, TaskError, execute, plan
 from pd_lightning.reproduce.__main__ import main
 from pd_lightning.reproduce.plans import Settings
-from pd_lightning.reproduce.tasks import run_folder
-from pd_lightning.reproduce.workers import here, places
+from pd_lightning.reproduce.tasks import run_folders
+from pd_lightning.reproduce.workers import here, on_cluster, places
 
 TINY = ["--data.batch_size=64", "--data.validation=0", "--trainer.precision=32-true", "--model.warmup=4",
         "--trainer.enable_model_summary=false", "--trainer.accelerator=cpu"]  # fmt: skip
@@ -102,11 +102,44 @@ def test_a_task_that_fails_is_not_done_and_says_where_to_look(tmp_path):
 def test_the_folder_of_another_command_is_refused(tmp_path):
     task = command("pass", tmp_path)
     execute(task)
-    with pytest.raises(TaskError, match=r"done\.json: the folder is of another command \(task0\)"):
+    with pytest.raises(TaskError, match=r"begun\.json: the folder is of another command \(task0\)"):
         execute(Task(task.folder, ("other",)))
     (Path(task.folder) / "done.json").write_text("{")
     with pytest.raises(TaskError, match=r"done\.json: not what this project writes"):
         execute(task)
+
+
+def test_a_task_that_another_command_began_is_not_gone_on_with(tmp_path):
+    mine = command("raise SystemExit(1)", tmp_path)
+    with pytest.raises(TaskError, match="exit status 1"):
+        execute(mine)
+    with pytest.raises(
+        TaskError, match=r"begun\.json: the folder is of another command \(task0\); choose another --out"
+    ):
+        execute(Task(mine.folder, ("other",)))
+    with pytest.raises(TaskError, match="exit status 1"):  # the same one may
+        execute(mine)
+
+
+def test_a_recording_that_was_begun_here_is_gone_on_with_although_some_hours_are_there(datasets, tmp_path):
+    known = settings(datasets, tmp_path, games=("pong",))
+    assert plan(["losses"], known).recordings == ()
+    folder = tmp_path / "out/recordings/pong"
+    folder.mkdir(parents=True)
+    (task,) = plan(["losses"], known).recordings
+    assert task.folder == str(folder)
+    (folder / "done.json").write_text("{}")
+    assert plan(["losses"], known).recordings == ()
+
+
+def test_whatever_a_cluster_fails_with_stops_one_task_alone(tmp_path, monkeypatch):
+    tasks = [Task(str(tmp_path / name), ()) for name in "ab"]
+    answers = [(tasks[0], FileNotFoundError("no such folder")), (tasks[1], 3.0)]
+    monkeypatch.setattr("pd_lightning.reproduce.workers.on_ray", lambda address, function, given: iter(answers))
+    (_, error), (_, seconds) = on_cluster("auto", tasks, lambda task: None)
+    assert isinstance(error, TaskError)
+    assert "a: FileNotFoundError: no such folder" in str(error)
+    assert seconds == 3.0
 
 
 def test_nobody_begins_a_task_that_a_process_is_still_at(tmp_path):
@@ -180,7 +213,8 @@ def test_a_reproduction_runs_what_is_missing_goes_on_after_a_kill_and_writes_wha
                                             options=tuple(options))).runs  # fmt: skip
     halfway = [word.replace("max_steps=4", "max_steps=2") for word in first.words]
     execute(Task(first.folder, tuple(halfway)))
-    (Path(first.folder) / "done.json").unlink()  # as if it had been killed after its checkpoint
+    for name in ("begun.json", "done.json"):
+        (Path(first.folder) / name).unlink()  # as if it had been killed after its checkpoint
     assert run_main(monkeypatch, *words) == 0, capsys.readouterr().err
     said = capsys.readouterr().err
     assert len(re.findall("^ended ", said, re.M)) == 2
@@ -188,7 +222,7 @@ def test_a_reproduction_runs_what_is_missing_goes_on_after_a_kill_and_writes_wha
     for part in ("python -m pd_lightning.reproduce multi-task", "## Losses", "## All runs", "## Differs from the paper",
                  "2 runs of 4 updates, seeds 0, scored over 2 episodes", "![learning curves](curves.png)"):  # fmt: skip
         assert part in text
-    run = read_run(run_folder(first))
+    run = read_run(run_folders(first)[-1])
     assert (run.folder.name, run.student.updates) == ("version_1", 4)
     assert "version_0/checkpoints/last.ckpt" in (Path(first.folder) / "log.txt").read_text()
     assert f"| {np.mean(run.returns['breakout']):.1f} |" in text

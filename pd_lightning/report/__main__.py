@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser
 from pd_lightning.blocks import ShardError
 from pd_lightning.report.following import following_table
 from pd_lightning.report.recorded import recordings_of, teacher_of
-from pd_lightning.report.runs import ReportError, Run, check_distinct, read_run
+from pd_lightning.report.runs import ReportError, Run, check_distinct, is_test, read_run
 from pd_lightning.report.tables import measure, report, write_csv
 
 
@@ -22,8 +22,10 @@ def runs_in(folders: list[Path]) -> list[Run]:
     """
     runs = []
     for folder in folders:
-        if (folder / "config.yaml").is_file() and not (folder / "returns.csv").is_file():
+        if folder.is_dir() and not (folder / "returns.csv").is_file():
             print(f"left out: {folder} has no returns.csv, nothing was played", file=sys.stderr)
+        elif is_test(folder):
+            print(f"left out: {folder} is of a test, whose run has a folder of its own", file=sys.stderr)
         else:
             runs.append(read_run(folder))
     if not runs:
@@ -39,7 +41,10 @@ def main() -> int:
     )
     parser.add_argument("runs", nargs="+", type=Path, help="folders of runs, such as lightning_logs/version_0")
     parser.add_argument(
-        "--root", type=Path, default=Path("datasets"), help="the datasets: teachers' returns are their episodes' means"
+        "--root",
+        type=Path,
+        default=None,
+        help="the datasets, whose episodes' mean returns are the teachers' (default: what each run learned from)",
     )
     parser.add_argument(
         "--output", type=Path, default=None, help="a folder for report.md, report.csv, curves.png and sizes.png"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,11 @@ def figure_of(games: Sequence[str], columns: int = 2) -> tuple[Figure, dict[str,
     return figure, dict(zip(games, axes, strict=False))
 
 
-def label_of(student: Student, shared: tuple[str, ...]) -> str:
-    """What a line is called, but for settings that all lines share."""
-    together = f", {len(student.games)} games" if len(student.games) > 1 else ""
-    return f"{student.size}, {told_apart(student, shared)}{together}"
+def label_of(student: Student, shared: tuple[str, ...], *, updates: bool = False) -> str:
+    """What a line is called, but for settings that all lines share; `updates` if they differ in those."""
+    together = [f"{len(student.games)} games"] if len(student.games) > 1 else []
+    after = [f"{student.updates:,} updates"] if updates else []
+    return ", ".join([student.size, told_apart(student, shared), *together, *after])
 
 
 def finish(figure: Figure, axes: dict[str, Axes], path: Path) -> Path:
@@ -78,11 +80,12 @@ def learning_curves(runs: Sequence[Run], measures: Measures, path: Path) -> Path
     games = sorted({game for run in runs for game in run.curve})
     figure, axes = figure_of(games)
     shared = shared_settings(measures)
+    several = len({student.updates for student in measures}) > 1
     for number, student in enumerate(measures):
         colour = COLOURS[number % len(COLOURS)]
         mine = [run for run in runs if run.student == student]
         for game in student.games:
-            label = label_of(student, shared)
+            label = label_of(student, shared, updates=several)
             draw(axes[game], [run.curve[game] for run in mine], color=colour, label=label, marker=".")
             learning = [run.teacher[game] for run in mine if len(run.teacher.get(game, {})) > 1]
             if learning:
@@ -108,16 +111,19 @@ def score_against_size(measures: Measures, path: Path) -> Path | None:
     if len({student.size for student in single} & SIZES.keys()) < 2:
         return None
     figure, axes = figure_of(games)
-    losses = sorted({student.loss for student in single})
+    shared, several = shared_settings(single), len({student.updates for student in single}) > 1
+    # A line joins students that differ in their size alone.
+    lines = {student: label_of(replace(student, size=""), shared, updates=several).strip(", ") for student in single}
+    labels = sorted(set(lines.values()))
     for game, axis in axes.items():
-        for number, loss in enumerate(losses):
+        for number, label in enumerate(labels):
             points = sorted(
                 (parameter_count(QNetwork({game: len(action_meanings(game))}, student.size)), found[game].above_random)
                 for student, found in single.items()
-                if student.loss == loss and game in found and student.size in SIZES
+                if lines[student] == label and game in found and student.size in SIZES
             )
             if points:
-                axis.plot(*zip(*points, strict=True), color=COLOURS[number % len(COLOURS)], marker="o", label=loss)
+                axis.plot(*zip(*points, strict=True), color=COLOURS[number % len(COLOURS)], marker="o", label=label)
         axis.axhline(100, color="grey", linestyle="--", linewidth=1, label="teacher")
         axis.set_xscale("log")
         axis.set_xlabel("parameters", fontsize=8)

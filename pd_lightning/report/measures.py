@@ -21,12 +21,14 @@ class Measure:
     Attributes:
         game: the game.
         runs: returns of each run's episodes, float64 [n] each, in the order of the seeds.
-        teacher: returns of the teacher's recorded episodes; empty if there are none by the same rules.
+        teacher: returns of the teacher's episodes; empty if there are none by the same rules.
+        together: whether each run is one student of this game and others.
     """
 
     game: str
     runs: tuple[np.ndarray, ...]
     teacher: np.ndarray
+    together: bool = False
 
     @property
     def score(self) -> float:
@@ -56,20 +58,29 @@ class Measure:
     def _teacher_mean(self) -> float:
         return float(self.teacher.mean()) if len(self.teacher) else math.nan
 
-    def resampled(self, rng: np.random.Generator) -> np.ndarray:
+    def resampled(self, rng: np.random.Generator, chosen: np.ndarray | None = None) -> np.ndarray:
         """Percentages of the teacher, float64 [RESAMPLES], of runs, their episodes and the teacher's drawn anew.
 
         Runs are drawn first, then episodes within them: episodes of one run share its weights. Of a single run only
         its episodes can be drawn, and the interval says nothing about other seeds.
+
+        Args:
+            rng: what is drawn by.
+            chosen: the runs that were drawn, int64 [runs, RESAMPLES], if they are drawn for several games together.
         """
         if not len(self.teacher):
             return np.full(RESAMPLES, np.nan)
         means = np.stack([_means(values, rng, len(self.runs)) for values in self.runs])  # [run, draw, resample]
-        chosen = rng.integers(len(self.runs), size=(len(self.runs), RESAMPLES))
+        chosen = draw_runs(len(self.runs), rng) if chosen is None else chosen
         draw = np.arange(len(self.runs))[:, None]
         scores = means[chosen, draw, np.arange(RESAMPLES)].mean(0)
         teacher = _means(self.teacher, rng, 1)[0]
         return np.where(teacher > 0, 100 * scores / np.where(teacher > 0, teacher, 1), np.nan)
+
+
+def draw_runs(count: int, rng: np.random.Generator) -> np.ndarray:
+    """Which of `count` runs is in which place of each resample, int64 [count, RESAMPLES]."""
+    return rng.integers(count, size=(count, RESAMPLES))
 
 
 def _means(values: np.ndarray, rng: np.random.Generator, draws: int) -> np.ndarray:
@@ -101,9 +112,16 @@ class Summary:
 
 
 def summarise(measures: Sequence[Measure], seed: int = 0) -> Summary:
-    """Over games; nan where a game's percentage has no meaning."""
+    """Over games; nan where a game's percentage has no meaning.
+
+    A run of a student of several games is drawn for all of them at once: what is good or bad about it, is so in all.
+    """
     percents = np.array([measure.percent for measure in measures])
-    draws = np.stack([measure.resampled(np.random.default_rng([seed, i])) for i, measure in enumerate(measures)])
+    chosen = None
+    if all(measure.together for measure in measures):
+        chosen = draw_runs(len(measures[0].runs), np.random.default_rng([seed, len(measures)]))
+    chances = [np.random.default_rng([seed, i]) for i in range(len(measures))]
+    draws = np.stack([measure.resampled(rng, chosen) for measure, rng in zip(measures, chances, strict=True)])
     single = [
         Measure(measure.game, (values,), measure.teacher).above_random
         for measure in measures
@@ -111,7 +129,7 @@ def summarise(measures: Sequence[Measure], seed: int = 0) -> Summary:
     ]
     return Summary(
         (_geometric(percents[:, None])[0], *limits(_geometric(draws))),
-        float(stats.trim_mean(single, 0.25)),
+        math.nan if np.isnan(single).any() else float(stats.trim_mean(single, 0.25)),  # scipy < 1.15 trims nan off
         float(np.median([measure.human for measure in measures])),
     )
 

@@ -10,26 +10,45 @@ from pd_lightning.blocks import Shard
 from pd_lightning.recorded import open_game
 from pd_lightning.report.runs import Run, Student
 
-
-def recordings_of(root: Path, runs: list[Run]) -> dict[str, list[Shard]]:
-    """The recordings of the games that were learned from recordings, where there are any."""
-    games = sorted({game for run in runs for game in run.student.games if game not in run.teacher})
-    return {game: open_game(root / game, game, allow_mixed=False) for game in games if any((root / game).glob("*.h5"))}
+Recordings = dict[tuple[str, str], list[Shard]]
+"""Shards by the folder of datasets that a run was given, and game."""
 
 
-def teacher_of(shards: dict[str, list[Shard]], runs: list[Run], student: Student, game: str) -> np.ndarray:
+def recordings_of(root: Path | None, runs: list[Run]) -> Recordings:
+    """The recordings of the games that were learned from recordings, where there are any.
+
+    Args:
+        root: folder of the datasets; None is the one that each run was given.
+        runs: that learned from them, or not.
+
+    Raises:
+        ShardError: a shard is broken or of another game.
+    """
+    found: Recordings = {}
+    for run in runs:
+        for game in run.student.games:
+            folder = Path(root or run.student.root or "datasets") / game
+            if game not in run.teacher and (run.student.root, game) not in found and any(folder.glob("*.h5")):
+                found[run.student.root, game] = open_game(folder, game, allow_mixed=True)
+    return found
+
+
+def teacher_of(shards: Recordings, runs: list[Run], student: Student, game: str) -> np.ndarray:
     """Returns of a student's teacher, by the rules of the student's rollouts.
 
-    Those of the last time that it was scored along with the student, if it was live; else of its recorded episodes.
+    Those of the last time that it was scored along with the student, if it was live; else of its recorded episodes, all
+    of one teacher.
     """
     live = [run.teacher[game] for run in runs if run.student == student and game in run.teacher]
     if live:
-        return np.concatenate([points[max(points)] for points in live])
-    found = shards.get(game, [])
-    header = found[0].header if found else None
-    fits = (
-        header is not None
-        and (header.protocol, header.player) == (student.protocol, "teacher")
-        and student.fire in (None, header.fire)
-    )
+        last = [points[max(points)] for points in live]
+        if all(np.array_equal(each, last[0]) for each in last):  # one frozen teacher, scored in the same episodes
+            return last[0]
+        return np.concatenate(last)
+    found = shards.get((student.root, game), [])
+    kinds = {(s.header.protocol, s.header.player, s.header.teacher_sha256, s.header.fire) for s in found}
+    if len(kinds) != 1:
+        return np.empty(0)
+    ((protocol, player, _, fire),) = kinds
+    fits = (protocol, player) == (student.protocol, "teacher") and student.fire in (None, fire)
     return np.concatenate([shard.returns for shard in found]) if fits else np.empty(0)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,33 @@ import numpy as np
 import yaml
 
 NEEDED = ("config.yaml", "returns.csv")
-DATA_SETTINGS = ("batch_size", "mixing", "weights")
-LIVE_SETTINGS = ("learn", "fresh", "memory")
-"""What students may differ in, among the options of their data; the latter of a live teacher's."""
+NO_DIFFERENCE = (
+    "games",
+    "seed",
+    "cache",
+    "threads",
+    "memory",
+    "updates",
+    "beta",
+    "beta_end",
+    "beta_steps",
+    "record_to",
+)
+"""Options of the data that are shown otherwise, differ between seeds, or do not change what is learned."""
+LIVE_MEMORY = "memory"
+"""... but in live play, where it is how many states are kept."""
+LEARNING = (
+    "max_steps",
+    "max_epochs",
+    "accumulate_grad_batches",
+    "gradient_clip_val",
+    "gradient_clip_algorithm",
+    "callbacks",
+)
+"""Options of the Trainer that change what is learned."""
+ALWAYS_SAID = ("batch_size", "mixing", "weights", "learn", "fresh", "memory", "learning_rate", "optimizer",
+               "lr_scheduler", "protocol", "FIRE")  # fmt: skip
+"""Settings that are shown even where all students share them."""
 
 
 class ReportError(ValueError):
@@ -24,17 +48,18 @@ class ReportError(ValueError):
 
 @dataclass(frozen=True)
 class Student:
-    """What makes runs comparable: those that differ in nothing of this differ in the seed alone.
+    """What makes runs comparable: those that differ in nothing of this differ in their seeds alone.
 
     Attributes:
         size: of the network.
         loss: as it is shown: its temperature is part of it.
         games: that were learned together.
         acts: who acted where the teacher was live, as it is shown; nothing of recorded play.
-        settings: everything else that was set for model, data and optimizer, each as it is shown.
+        settings: everything else that was set and changes what is learned, each as it is shown.
         updates: at the last rollout.
         protocol: of the rollouts.
         fire: whether FIRE was pressed, if the run was told.
+        root: folder of the recordings that it learned from; nothing of live play.
     """
 
     size: str
@@ -45,6 +70,13 @@ class Student:
     updates: int
     protocol: str
     fire: bool | None
+    root: str = ""
+
+    @property
+    def said(self) -> tuple[str, ...]:
+        """Settings and rules of play, each as it is shown."""
+        pressed = () if self.fire is None else ("FIRE pressed",) if self.fire else ("FIRE not pressed",)
+        return (*self.settings, f"protocol {self.protocol}", *pressed)
 
 
 @dataclass(frozen=True)
@@ -92,12 +124,38 @@ def read_run(folder: Path) -> Run:
         if len(updates) > 1:
             raise ValueError(f"games whose last rollouts differ, {sorted(updates)}")
         what = describe(config, tuple(sorted(curve)))
+        data = config.get("data", {}).get("init_args", {})
+        root = "" if "beta" in data else str(data.get("root", ""))
     except (KeyError, TypeError, ValueError, AttributeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())[:120]
         raise ReportError(f"{folder}: config.yaml or returns.csv lacks or garbles {reason}; leave it out") from None
     if not curve:
         raise ReportError(f"{folder}: returns.csv has no episodes; the run was stopped before its first rollout")
-    return Run(folder, seed, Student(*what, max(updates), protocol, fire), curve, teacher)
+    return Run(folder, seed, Student(*what, max(updates), protocol, fire, root), curve, teacher)
+
+
+def is_test(folder: Path) -> bool:
+    """Whether a folder is of `python train.py test` or `validate`: a score of a run that has a folder of its own."""
+    try:
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+    except (OSError, ValueError, yaml.YAMLError):
+        return False
+    return isinstance(config, dict) and "verbose" in config  # an option of theirs alone
+
+
+def joined(attempts: Sequence[Run]) -> Run:
+    """A run that was resumed, from the folders of all attempts, the newest last: what was played twice counts once."""
+    curve: dict[str, dict[int, np.ndarray]] = defaultdict(dict)
+    teacher: dict[str, dict[int, np.ndarray]] = defaultdict(dict)
+    for attempt in attempts:
+        for every, mine in ((curve, attempt.curve), (teacher, attempt.teacher)):
+            for game, points in mine.items():
+                every[game] |= points
+    last = attempts[-1].student.updates
+    kept = {
+        game: {update: points[update] for update in sorted(points) if update <= last} for game, points in curve.items()
+    }
+    return replace(attempts[-1], curve=kept, teacher=dict(teacher))
 
 
 def read_curve(path: Path) -> dict[str, dict[int, np.ndarray]]:
@@ -131,13 +189,29 @@ def describe(config: dict[str, Any], games: tuple[str, ...]) -> tuple[str, str, 
         loss += f", τ = {temperature}" if temperature != "auto" else f", perplexity {perplexity:g}"
     settings.pop("games", None)
     data = config.get("data", {}).get("init_args", {})
-    kept = {key: data[key] for key in DATA_SETTINGS if data.get(key) is not None}
     acts = acting(data) if "beta" in data else ""
-    if acts:
-        kept |= {key: data[key] for key in LIVE_SETTINGS if data.get(key)}
-    optimizer = config.get("optimizer")
-    others = {**settings, **kept, **({"optimizer": optimizer["class_path"].rsplit(".", 1)[-1]} if optimizer else {})}
-    return size, loss, games, acts, tuple(f"{key} {value}" for key, value in sorted(others.items()))
+    ignored = {*NO_DIFFERENCE} - ({LIVE_MEMORY} if acts else set())
+    for source, names in ((data, data.keys() - ignored), (config.get("trainer", {}), LEARNING)):
+        settings |= {name: source[name] for name in names if source.get(name) not in (None, {}, [], False)}
+    for name in {"protocol", "fire"} & settings.keys():  # of live play; a score's are the rollouts'
+        settings[f"played_by_{name}"] = settings.pop(name)
+    if settings.get("accumulate_grad_batches") == 1:
+        del settings["accumulate_grad_batches"]
+    settings |= {name: config[name] for name in ("optimizer", "lr_scheduler") if config.get(name)}
+    return size, loss, games, acts, tuple(f"{key} {short(value)}" for key, value in sorted(settings.items()))
+
+
+def short(value: Any) -> str:
+    """A setting as it is shown: of a class its name, and what it was given."""
+    if isinstance(value, dict) and "class_path" in value:
+        given = ", ".join(
+            f"{key} {short(each)}" for key, each in value.get("init_args", {}).items() if each is not None
+        )
+        name = value["class_path"].rsplit(".", 1)[-1]
+        return f"{name} ({given})" if given else name
+    if isinstance(value, list):
+        return ", ".join(map(short, value))
+    return str(value)
 
 
 def acting(data: dict[str, Any]) -> str:
@@ -151,13 +225,23 @@ def acting(data: dict[str, Any]) -> str:
 
 def shared_settings(students: Iterable[Student]) -> tuple[str, ...]:
     """What is set to the same for all of them."""
-    every = [student.settings for student in students]
+    every = [student.said for student in students]
     return tuple(each for each in every[0] if all(each in other for other in every)) if len(every) > 1 else ()
 
 
 def told_apart(student: Student, shared: tuple[str, ...]) -> str:
     """A student's loss, who acted, and those of its settings that not all have."""
-    return ", ".join(filter(None, [student.loss, student.acts, *(s for s in student.settings if s not in shared)]))
+    return ", ".join(filter(None, [student.loss, student.acts, *worth_saying(student, shared)]))
+
+
+def worth_saying(student: Student, shared: tuple[str, ...]) -> list[str]:
+    """What not all share; of a student that is alone, what is always said."""
+    return [each for each in student.said if (each not in shared if shared else always_said(each))]
+
+
+def always_said(setting: str) -> bool:
+    """Whether a setting, as it is shown, is said even if all share it."""
+    return setting.split()[0] in ALWAYS_SAID
 
 
 def check_distinct(runs: Iterable[Run]) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from pd_lightning.atari import action_meanings
 from pd_lightning.networks import SIZES, QNetwork, parameter_count
 from pd_lightning.report.measures import RESAMPLES, Measure, Summary, limits, summarise
-from pd_lightning.report.runs import Run, Student, shared_settings, told_apart
+from pd_lightning.report.runs import Run, Student, always_said, shared_settings, told_apart
 
 Measures = dict[Student, dict[str, Measure]]
 """Every student with its games, both in the order in which they are shown."""
@@ -51,7 +51,12 @@ def measure(runs: Iterable[Run], teachers: Callable[[Student, str], np.ndarray])
         groups.setdefault(run.student, []).append(run)
     return {
         student: {
-            game: Measure(game, tuple(run.returns[game] for run in groups[student]), teachers(student, game))
+            game: Measure(
+                game,
+                tuple(run.returns[game] for run in groups[student]),
+                teachers(student, game),
+                together=len(student.games) > 1,
+            )
             for game in student.games
         }
         for student in sorted(groups, key=order_of)
@@ -90,7 +95,8 @@ def detail(measures: Measures) -> str:
             ])  # fmt: skip
     head = ["game", "size", "loss and settings", "updates", "runs x episodes", "return of each run", "score", "teacher",
             "of teacher (95%)", "above random", "human-normalised"]  # fmt: skip
-    return (f"All of them: {', '.join(shared)}.\n\n" if shared else "") + markdown(head, rows)
+    said = ", ".join(filter(always_said, shared))
+    return (f"All of them: {said}.\n\n" if said else "") + markdown(head, rows)
 
 
 def comparison(students: Mapping[str, Mapping[str, Measure]]) -> str:
@@ -138,27 +144,27 @@ def columns(measures: Measures, label: Key, same: Callable[[Student], Student]) 
     return [(student, group) for student, group in groups.items() if len(group) > 1]
 
 
-def about(student: Student, *without: str) -> str:
+def about(student: Student, shared: tuple[str, ...], *without: str) -> str:
     """What a table's students have in common."""
+    settings = [each for each in student.said if always_said(each) or (shared and each not in shared)]
     parts = {"size": student.size, "loss": student.loss, "updates": f"{student.updates:,} updates",
-             "protocol": f"protocol {student.protocol}", "acts": student.acts,
-             "settings": ", ".join(student.settings)}  # fmt: skip
+             "acts": student.acts, "settings": ", ".join(settings)}  # fmt: skip
     return ", ".join(text for name, text in parts.items() if name not in without and text)
 
 
 def report(measures: Measures) -> str:
     """All tables that these students fill, and all students in detail."""
-    parts = []
+    parts, shared = [], shared_settings(measures)
     for student, group in columns(measures, lambda s: s.loss, lambda s: replace(s, loss="")):
-        parts.append(f"## Losses\n\n{about(student, 'loss')}\n\n{comparison(group)}")
+        parts.append(f"## Losses\n\n{about(student, shared, 'loss')}\n\n{comparison(group)}")
     for student, group in columns(measures, lambda s: s.size, lambda s: replace(s, size="")):
         sized = {f"{size} ({share(size, group[size])})": column for size, column in group.items()}
-        parts.append(f"## Compression\n\n{about(student, 'size')}\n\n{comparison(sized)}")
+        parts.append(f"## Compression\n\n{about(student, shared, 'size')}\n\n{comparison(sized)}")
     for student, group in columns(measures, lambda s: s.acts or "recorded", lambda s: replace(s, acts="")):
-        parts.append(f"## Who acts\n\n{about(student, 'acts')}\n\n{comparison(group)}")
+        parts.append(f"## Who acts\n\n{about(student, shared, 'acts')}\n\n{comparison(group)}")
     several = {student: games for student, games in measures.items() if len(student.games) > 1}
     for games in sorted({student.games for student in several}, key=lambda names: (len(names), names)):
-        group = {about(s, "protocol"): found for s, found in several.items() if s.games == games}
+        group = {about(s, shared): found for s, found in several.items() if s.games == games}
         parts.append(f"## {len(games)} games in one student\n\n{comparison(group)}")
     parts.append(f"## All runs\n\n{detail(measures)}\n\n{NOTES}")
     return "\n\n".join(parts) + "\n"

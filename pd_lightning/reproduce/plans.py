@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pd_lightning.blocks import ShardError, find_shards
-from pd_lightning.reproduce.tasks import Task
+from pd_lightning.reproduce.tasks import DONE, Task
 
 PRESETS = Path(__file__).parent.parent / "presets"
 LOSSES = ("mse", "nll", "kl")
@@ -158,9 +158,11 @@ def recordings(settings: Settings, games: Sequence[str]) -> list[Task]:
     """Recordings of those games that have none."""
     tasks = []
     for game in games:
-        folder = Path(settings.root) / game
+        folder, task = Path(settings.root) / game, Path(settings.output) / "recordings" / game
         try:
             find_shards(folder)
+            if task.is_dir() and not (task / DONE).is_file():
+                raise ShardError(f"{folder}: its recording was begun here and has not ended")
         except ShardError:
             if not (folder / "teacher.safetensors").is_file():
                 raise ShardError(
@@ -168,5 +170,5 @@ def recordings(settings: Settings, games: Sequence[str]) -> list[Task]:
                     f"fit --config pd_lightning/presets/teacher.yaml --data.game {game}`), or leave it out by --games"
                 ) from None
             words = ("pd_lightning.recording", "--game", game, "--hours", str(settings.hours), "--root", settings.root)
-            tasks.append(Task(str(Path(settings.output) / "recordings" / game), words, resumable=False))
+            tasks.append(Task(str(task), words, resumable=False))
     return tasks

@@ -12,11 +12,12 @@ from pathlib import Path
 import torch
 
 from pd_lightning.report.charts import learning_curves, score_against_size
+from pd_lightning.report.following import following_table
 from pd_lightning.report.recorded import recordings_of, teacher_of
-from pd_lightning.report.runs import read_run
+from pd_lightning.report.runs import joined, read_run
 from pd_lightning.report.tables import measure, report, write_csv
 from pd_lightning.reproduce.plans import Settings
-from pd_lightning.reproduce.tasks import DONE, Task, run_folder, write_whole
+from pd_lightning.reproduce.tasks import DONE, Task, run_folders, write_whole
 
 DIFFERENCES = """\
 - Teachers are PQN's, not DQN's, and scored from no-op starts: absolute scores do not compare with the paper's, shares
@@ -40,7 +41,7 @@ def write_results(tasks: Sequence[Task], settings: Settings, command: str) -> Pa
         RESULTS.md.
     """
     output = Path(settings.output)
-    runs = [read_run(run_folder(task)) for task in tasks]
+    runs = [joined([read_run(folder) for folder in run_folders(task)]) for task in tasks]
     shards = recordings_of(Path(settings.root), runs)
     measures = measure(runs, lambda student, game: teacher_of(shards, runs, student, game))
     curves = learning_curves(runs, measures, output / "curves.png")
@@ -53,6 +54,7 @@ def write_results(tasks: Sequence[Task], settings: Settings, command: str) -> Pa
             f"Made by\n\n```bash\n{command}\n```",
             about(settings, seconds, shards),
             report(measures).strip(),
+            *filter(None, [following_table(runs).strip()]),
             f"![learning curves]({curves.name})",
             *([f"![score against size]({sizes.name})"] if sizes else []),
             f"## Differs from the paper\n\n{DIFFERENCES}",
@@ -72,7 +74,7 @@ def about(settings: Settings, seconds: Sequence[float], shards: dict) -> str:
     played = ", ".join(
         f"{game} {sum(len(shard) for shard in found):,} states ({found[0].header.teacher}, "
         f"{sum(len(shard.returns) for shard in found)} episodes)"
-        for game, found in sorted(shards.items())
+        for (_, game), found in sorted(shards.items())
     )
     return (
         f"{len(seconds)} runs of {settings.updates:,} updates, seeds {', '.join(map(str, settings.seeds))}, scored "

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+BEGUN = "begun.json"
+"""Appears in a task's folder when its command begins."""
 DONE = "done.json"
 """Appears in a task's folder, whole, when its command has ended well."""
 
@@ -52,7 +54,12 @@ class Task:
         Raises:
             TaskError: the folder is of another command.
         """
-        path = Path(self.folder) / DONE
+        self._check(BEGUN)
+        return self._check(DONE)
+
+    def _check(self, name: str) -> bool:
+        """Whether a file is there, which must be of this command."""
+        path = Path(self.folder) / name
         if not path.is_file():
             return False
         try:
@@ -98,6 +105,7 @@ def execute(task: Task, environment: Mapping[str, str] | None = None) -> float:
             raise TaskError(
                 f"{task.name}: another process is at it ({folder}); wait until it ends, or stop it"
             ) from None
+        write_whole(folder / BEGUN, json.dumps(asdict(task), indent=2) + "\n")
         process = subprocess.Popen(
             words,
             stdin=subprocess.DEVNULL,
@@ -132,8 +140,8 @@ def _last_line(path: Path) -> str:
     return next((line[:200] for line in reversed(lines) if line), "no output")
 
 
-def run_folder(task: Task) -> Path:
-    """The newest run in a task's folder that has played.
+def run_folders(task: Task) -> list[Path]:
+    """Those in a task's folder that have played, the newest last: several, if it was killed and went on.
 
     Raises:
         TaskError: there is none.
@@ -141,7 +149,7 @@ def run_folder(task: Task) -> Path:
     found = sorted(Path(task.folder).glob("lightning_logs/*/returns.csv"), key=lambda path: path.stat().st_mtime)
     if not found:
         raise TaskError(f"{task.folder}: has no run that has played; delete the folder and run the command again")
-    return found[-1].parent
+    return [path.parent for path in found]
 
 
 def _add_seconds(folder: Path, seconds: float) -> float:

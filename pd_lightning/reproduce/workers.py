@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 
 import torch
 
-from pd_lightning.cluster import ClusterError, on_ray
+from pd_lightning.cluster import on_ray
 from pd_lightning.reproduce.tasks import Task, TaskError, execute
 
 Outcome = tuple[Task, float | TaskError]
@@ -43,7 +43,9 @@ def on_cluster(address: str, tasks: Sequence[Task], begun: Callable[[Task], None
     for task in tasks:
         begun(task)
     for task, outcome in on_ray(address, execute, tasks):
-        yield task, TaskError(f"{task.name}: {outcome}") if isinstance(outcome, ClusterError) else outcome
+        if isinstance(outcome, Exception) and not isinstance(outcome, TaskError):
+            outcome = TaskError(f"{task.name}: {type(outcome).__name__}: {outcome}")
+        yield task, outcome
 
 
 def here(tasks: Sequence[Task], at_once: int, begun: Callable[[Task], None]) -> Iterator[Outcome]:
