@@ -46,7 +46,7 @@ class LiveTeacher(pl.LightningDataModule):
         learn: a teacher of each game begins anew and learns by PQN while the student follows it; it acts alone then.
         beta: probability that the teacher acts, each decision by itself, at first; else the student does.
         beta_end: the same in the end (default: as at first).
-        beta_steps: decisions, over all games and devices, in which it goes linearly from the first to the last.
+        beta_steps: decisions of each game, over all devices, in which it goes linearly from the first to the last.
         batch_size: states of each game in an update, over all devices.
         fresh: states that are played for each state that is learned from; 0.125 looks at each 8 times.
         memory: states of each game that are kept, over all devices; the oldest make room (7 KB each).
