@@ -238,7 +238,7 @@ def test_hours_are_shards_and_the_rest_is_a_shorter_one(tmp_path, teachers, shor
 
 def test_no_game_is_begun_that_the_goal_has_no_room_for(tmp_path, teachers, short):
     agent, header = load_teacher(teachers["pong"]), short_play("pong", teachers["pong"], frame_limit=300)
-    for goal, parallel, played in ((600, 8, 600), (601, 8, 675), (700, 8, 750), (760, 3, 825)):  # episodes of 75 steps
+    for goal, parallel, played in ((225, 3, 225), (226, 3, 300), (310, 2, 375)):  # episodes of 75 steps
         path = tmp_path / f"{goal}.h5"
         shard = record_shard(agent, path, replace(header, steps_goal=goal, parallel_games=parallel), lambda count: None)
         assert len(shard) == played

@@ -299,6 +299,14 @@ def test_episodes_of_one_frozen_teacher_count_once_and_those_of_learning_ones_ea
     assert teacher_of({}, learning, learning[0].student, "pong").tolist() == [3, 5, 4, 6]
 
 
+def test_a_run_is_drawn_with_the_teacher_that_learned_with_it(tmp_path):
+    worth = (10.0, 20.0, 30.0)  # student and teacher of a run are equally good, so a share is 100% whatever is drawn
+    runs = [read_run(add_teacher(write_run(tmp_path, {"pong": [w] * 4}, seed=n), {"pong": {0: [w] * 4, 100: [w] * 4}}))
+            for n, w in enumerate(worth)]  # fmt: skip
+    ((games),) = measure(runs, lambda student, game: teacher_of({}, runs, student, game)).values()
+    assert limits(games["pong"].resampled(np.random.default_rng(0))) == pytest.approx((100, 100))
+
+
 def break_csv(text):
     return lambda folder: (folder / "returns.csv").write_text(text)
 

@@ -1,5 +1,6 @@
 """`python train.py fit`, as a user runs it: from end to end, killed and resumed, interrupted, and by two processes."""
 
+import fcntl
 import json
 import os
 import re
@@ -170,6 +171,11 @@ def witnesses(folder, root, *words, save_at=0):
     status, output = Run(folder, *FIT, root, *witness, *words).end()
     assert status == 0, output
     assert ("Starting with 2 processes" in output) == (RANKS[0] in words)
+    return notes(folder)
+
+
+def notes(folder):
+    """What each rank wrote down."""
     return [json.loads(path.read_text()) for path in sorted(folder.glob("rank?.json"))]
 
 
@@ -198,9 +204,17 @@ def expected_of(data, numbers, **settings):
 @pytest.fixture(scope="module")
 def two(root, tmp_path_factory):
     """Folder and the two ranks' notes of a run of 8 updates: one epoch of pong, four of breakout."""
-    folder = tmp_path_factory.mktemp("two")
     play = ["--rollouts.episodes=3", "--trainer.val_check_interval=4", "--checkpoint.monitor=rollout/pong/return"]
-    return folder, witnesses(folder, root, *RANKS, *GAMES, *play)
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
+    if run is None:
+        folder = tmp_path_factory.mktemp("two")
+        return folder, witnesses(folder, root, *RANKS, *GAMES, *play)
+    folder = tmp_path_factory.getbasetemp().parent / f"two-{run}"  # of all workers: it takes half a minute
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return folder, notes(folder) if (folder / "rank1.json").exists() else witnesses(
+            folder, root, *RANKS, *GAMES, *play
+        )
 
 
 def test_with_two_processes_every_state_is_learned_from_once_per_epoch_over_both_ranks(two, data):

@@ -79,7 +79,7 @@ class Header:
         seed: the seed of this shard.
         shard: its number.
         parallel_games: games that were played at once.
-        steps_goal: steps after which no new episode starts; 54,000 are an hour.
+        steps_goal: steps that are to be recorded; 54,000 are an hour. No episode begins that they have no room for.
         versions: package to version: pd_lightning, ale_py and so on (JSON in the file).
         teacher: name of the agent whose play and Q-values these are.
         teacher_sha256: sha256 of its weights, 64 hexadecimal digits.

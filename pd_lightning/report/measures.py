@@ -23,12 +23,14 @@ class Measure:
         runs: returns of each run's episodes, float64 [n] each, in the order of the seeds.
         teacher: returns of the teacher's episodes; empty if there are none by the same rules.
         together: whether each run is one student of this game and others.
+        own: where each run has a teacher of its own, which learned with it: the returns of each, else nothing.
     """
 
     game: str
     runs: tuple[np.ndarray, ...]
     teacher: np.ndarray
     together: bool = False
+    own: tuple[np.ndarray, ...] = ()
 
     @property
     def score(self) -> float:
@@ -70,17 +72,21 @@ class Measure:
         """
         if not len(self.teacher):
             return np.full(RESAMPLES, np.nan)
-        means = np.stack([_means(values, rng, len(self.runs)) for values in self.runs])  # [run, draw, resample]
         chosen = draw_runs(len(self.runs), rng) if chosen is None else chosen
-        draw = np.arange(len(self.runs))[:, None]
-        scores = means[chosen, draw, np.arange(RESAMPLES)].mean(0)
-        teacher = _means(self.teacher, rng, 1)[0]
+        scores = _scores(self.runs, chosen, rng)
+        teacher = _scores(self.own, chosen, rng) if self.own else _means(self.teacher, rng, 1)[0]
         return np.where(teacher > 0, 100 * scores / np.where(teacher > 0, teacher, 1), np.nan)
 
 
 def draw_runs(count: int, rng: np.random.Generator) -> np.ndarray:
     """Which of `count` runs is in which place of each resample, int64 [count, RESAMPLES]."""
     return rng.integers(count, size=(count, RESAMPLES))
+
+
+def _scores(runs: Sequence[np.ndarray], chosen: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Means over chosen runs of their episodes drawn anew, float64 [RESAMPLES]."""
+    means = np.stack([_means(values, rng, len(runs)) for values in runs])  # [run, draw, resample]
+    return means[chosen, np.arange(len(runs))[:, None], np.arange(RESAMPLES)].mean(0)
 
 
 def _means(values: np.ndarray, rng: np.random.Generator, draws: int) -> np.ndarray:

@@ -56,11 +56,18 @@ def measure(runs: Iterable[Run], teachers: Callable[[Student, str], np.ndarray])
                 tuple(run.returns[game] for run in groups[student]),
                 teachers(student, game),
                 together=len(student.games) > 1,
+                own=learning_teachers(groups[student], game),
             )
             for game in student.games
         }
         for student in sorted(groups, key=order_of)
     }
+
+
+def learning_teachers(runs: Iterable[Run], game: str) -> tuple[np.ndarray, ...]:
+    """Last returns of each run's own teacher, if those learned with their students."""
+    points = [run.teacher.get(game, {}) for run in runs]
+    return tuple(each[max(each)] for each in points) if all(len(each) > 1 for each in points) else ()
 
 
 def percent(value: float) -> str:
