@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from pd_lightning.atari import action_meanings
 from pd_lightning.networks import SIZES, QNetwork, parameter_count
+from pd_lightning.report.measures import Measure
 from pd_lightning.report.runs import Run, Student, shared_settings, told_apart
 from pd_lightning.report.tables import Measures
 from pd_lightning.scores import interval
@@ -117,15 +118,35 @@ def score_against_size(measures: Measures, path: Path) -> Path | None:
     labels = sorted(set(lines.values()))
     for game, axis in axes.items():
         for number, label in enumerate(labels):
-            points = sorted(
-                (parameter_count(QNetwork({game: len(action_meanings(game))}, student.size)), found[game].above_random)
-                for student, found in single.items()
-                if lines[student] == label and game in found and student.size in SIZES
-            )
-            if points:
-                axis.plot(*zip(*points, strict=True), color=COLOURS[number % len(COLOURS)], marker="o", label=label)
+            mine = {student.size: found[game] for student, found in single.items()
+                    if lines[student] == label and game in found and student.size in SIZES}  # fmt: skip
+            draw_sizes(axis, mine, COLOURS[number % len(COLOURS)], label)
         axis.axhline(100, color="grey", linestyle="--", linewidth=1, label="teacher")
-        axis.set_xscale("log")
-        axis.set_xlabel("parameters", fontsize=8)
-        axis.set_ylabel("% of teacher above random", fontsize=8)
+        name_sizes(axis, game, {student.size for student, found in single.items() if game in found} & SIZES.keys())
     return finish(figure, axes, path)
+
+
+def parameters_of(game: str, size: str) -> int:
+    """Of a student of that game alone."""
+    return parameter_count(QNetwork({game: len(action_meanings(game))}, size))
+
+
+def draw_sizes(axis: Axes, sizes: Mapping[str, Measure], colour: str, label: str) -> None:
+    """A line through the scores of a student in several sizes, and a dot for each run."""
+    points = sorted((parameters_of(found.game, size), found) for size, found in sizes.items())
+    if points:
+        axis.plot([x for x, _ in points], [found.above_random for _, found in points], color=colour, label=label)
+    for x, found in points:
+        each = [Measure(found.game, (values,), found.teacher).above_random for values in found.runs]
+        axis.plot([x] * len(each), each, color=colour, marker="o", markersize=4, linestyle="", alpha=0.6)
+
+
+def name_sizes(axis: Axes, game: str, sizes: Iterable[str]) -> None:
+    """Axes that begin at zero, or below it, and name the sizes."""
+    known = sorted((parameters_of(game, size), size) for size in sizes)
+    axis.set_xscale("log")
+    axis.set_xticks([x for x, _ in known], [f"{size}\n{x / 1000:,.0f}k" for x, size in known], fontsize=8)
+    axis.minorticks_off()
+    axis.set_ylim(min(0.0, axis.get_ylim()[0]), max(105.0, axis.get_ylim()[1]))
+    axis.set_xlabel("parameters", fontsize=8)
+    axis.set_ylabel("% of teacher above random", fontsize=8)
