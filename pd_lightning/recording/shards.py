@@ -160,7 +160,7 @@ def record_shard(teacher: Teacher, path: Path, header: Header, on_step: Callable
 
 
 def check_same(path: Path, found: Header, wanted: Header) -> None:
-    """A finished shard may only be kept if the same command would write it again.
+    """A finished shard is kept only if the same command would write it again, with any number of games at once.
 
     Raises:
         ShardError: a field differs; the message names it.
