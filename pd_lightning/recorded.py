@@ -15,6 +15,10 @@ STATISTICS_BLOCKS = 256
 """How many blocks, spread evenly over a recording, its mean image is taken from."""
 
 
+USUALLY_ALIKE = ("protocol", "epsilon", "sticky", "fire", "player", "teacher_sha256")
+"""Attributes that a game's shards share unless they were mixed on purpose: then their returns are nobody's score."""
+
+
 def open_game(folder: Path, game: str, allow_mixed: bool) -> list[Shard]:
     """Opens and validates all shards of a game.
 
@@ -28,9 +32,8 @@ def open_game(folder: Path, game: str, allow_mixed: bool) -> list[Shard]:
             raise ShardError(
                 f"{shard.path}: game is {shard.header.game!r}, its folder's is {game!r}; move it to another folder"
             )
-        usually = ("protocol", "epsilon", "sticky", "fire", "player", "teacher_sha256")
         always = ("action_meanings", "frame_skip", "stack", "stack_padding", "outputs")
-        for field in always if allow_mixed else (*always, *usually):
+        for field in always if allow_mixed else (*always, *USUALLY_ALIKE):
             if getattr(shard.header, field) != getattr(first, field):
                 raise ShardError(
                     f"{shard.path}: {field} is {getattr(shard.header, field)}, in {Path(shards[0].path).name} it is "

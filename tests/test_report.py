@@ -5,6 +5,8 @@ import itertools
 import math
 import re
 import shutil
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -297,6 +299,29 @@ def test_episodes_of_one_frozen_teacher_count_once_and_those_of_learning_ones_ea
     frozen, learning = runs([3.0, 5.0], [3.0, 5.0]), runs([3.0, 5.0], [4.0, 6.0])
     assert teacher_of({}, frozen, frozen[0].student, "pong").tolist() == [3, 5]
     assert teacher_of({}, learning, learning[0].student, "pong").tolist() == [3, 5, 4, 6]
+
+
+@pytest.mark.parametrize(
+    ("field", "other"), [("epsilon", 0.0), ("sticky", 0.25), ("teacher_sha256", "b"), ("fire", True)]
+)
+def test_shards_that_were_mixed_are_no_teachers_score(tmp_path, field, other):
+    run = read_run(write_run(tmp_path, {"pong": [1.0]}))
+    usual = {
+        "protocol": "paper",
+        "epsilon": 0.05,
+        "sticky": 0.0,
+        "fire": False,
+        "player": "teacher",
+        "teacher_sha256": "a",
+    }
+    first, same, mixed = (
+        SimpleNamespace(header=SimpleNamespace(**{**usual, **changes}), returns=np.array([value]))
+        for value, changes in ((3.0, {}), (5.0, {}), (7.0, {field: other}))
+    )
+    shards: Any = {("", "pong"): [first, same]}
+    assert teacher_of(shards, [run], run.student, "pong").tolist() == [3, 5]
+    shards["", "pong"].append(mixed)
+    assert len(teacher_of(shards, [run], run.student, "pong")) == 0
 
 
 def test_a_run_is_drawn_with_the_teacher_that_learned_with_it(tmp_path):

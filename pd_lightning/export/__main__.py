@@ -9,7 +9,7 @@ from jsonargparse import auto_cli
 from rich.console import Console
 
 from pd_lightning.export.checking import export
-from pd_lightning.export.formats import SUFFIXES, ExportError
+from pd_lightning.export.formats import ExportError, check_suffix
 from pd_lightning.teacher import TeacherError, load_teacher
 
 
@@ -31,8 +31,7 @@ def export_player(
     if output is None and "://" in player:
         raise ExportError(f"{player} lies elsewhere: choose an --output here")
     path = Path(output) if output else Path(player).with_suffix(".onnx")
-    if path.suffix not in SUFFIXES:
-        raise ExportError(f"--output is {path}: choose a name that ends in {' or '.join(SUFFIXES)}")
+    check_suffix(path)
     agent = load_teacher(player, game)
     with Console(stderr=True).status(f"{path}: written, and played with"):
         both, returns = export(agent, path, episodes, protocol)

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from pd_lightning.episodes import Policy
-from pd_lightning.export.formats import ExportError, open_exported, write
+from pd_lightning.export.formats import ExportError, check_suffix, open_exported, write
 from pd_lightning.rollout import Returns, play
 from pd_lightning.teacher import Teacher
 
@@ -64,6 +64,7 @@ def export(player: Teacher, path: Path, episodes: int = 2, protocol: str = "pape
     Raises:
         ExportError: another suffix, something is not installed, or the file says something else.
     """
+    check_suffix(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:

@@ -27,6 +27,12 @@ class ExportError(RuntimeError):
     """A player cannot be exported; the message says why, and what to do."""
 
 
+def check_suffix(path: Path) -> None:
+    """Raises an ExportError if a file's name is of no format."""
+    if path.suffix not in SUFFIXES:
+        raise ExportError(f"--output is {path}: choose a name that ends in {' or '.join(SUFFIXES)}")
+
+
 def about(player: Teacher) -> dict[str, str]:
     """What one must know to play with the file."""
     return {
@@ -46,7 +52,7 @@ def write(player: Teacher, path: Path) -> None:
     """Writes a file of the format that its suffix names, not yet checked.
 
     Raises:
-        ExportError: another suffix, or what the format needs is not installed.
+        ExportError: what the format needs is not installed.
     """
     batch = torch.export.Dim("batch", min=1)
     states = torch.zeros(2, STACK, 84, 84, dtype=torch.uint8)
@@ -55,10 +61,8 @@ def write(player: Teacher, path: Path) -> None:
         program, file = torch.export.export(network, (states,), dynamic_shapes=({0: batch},)), io.BytesIO()
         torch.export.save(program, file, extra_files={"about.json": json.dumps(about(player), indent=2)})
         path.write_bytes(file.getvalue())
-    elif path.suffix == ".onnx":
-        path.write_bytes(as_onnx(network, states, batch, about(player)))
     else:
-        raise ExportError(f"{path}: suffix is {path.suffix!r}, allowed are {' and '.join(SUFFIXES)}; choose another")
+        path.write_bytes(as_onnx(network, states, batch, about(player)))
 
 
 def as_onnx(network: nn.Module, states: Tensor, batch: object, known: dict[str, str]) -> bytes:

@@ -12,11 +12,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pd_lightning.atari import action_meanings
-from pd_lightning.networks import SIZES, QNetwork, parameter_count
+from pd_lightning.networks import SIZES
 from pd_lightning.report.measures import Measure
 from pd_lightning.report.runs import Run, Student, shared_settings, told_apart
-from pd_lightning.report.tables import Measures
+from pd_lightning.report.tables import Measures, parameters_of
 from pd_lightning.scores import interval
 
 matplotlib.use("Agg")  # a file, never a window
@@ -124,11 +123,6 @@ def score_against_size(measures: Measures, path: Path) -> Path | None:
         axis.axhline(100, color="grey", linestyle="--", linewidth=1, label="teacher")
         name_sizes(axis, game, {student.size for student, found in single.items() if game in found} & SIZES.keys())
     return finish(figure, axes, path)
-
-
-def parameters_of(game: str, size: str) -> int:
-    """Of a student of that game alone."""
-    return parameter_count(QNetwork({game: len(action_meanings(game))}, size))
 
 
 def draw_sizes(axis: Axes, sizes: Mapping[str, Measure], colour: str, label: str) -> None:

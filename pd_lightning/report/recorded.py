@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from pd_lightning.blocks import Shard
-from pd_lightning.recorded import open_game
+from pd_lightning.recorded import USUALLY_ALIKE, open_game
 from pd_lightning.report.runs import Run, Student
 
 Recordings = dict[tuple[str, str], list[Shard]]
@@ -46,9 +46,10 @@ def teacher_of(shards: Recordings, runs: list[Run], student: Student, game: str)
             return last[0]
         return np.concatenate(last)
     found = shards.get((student.root, game), [])
-    kinds = {(s.header.protocol, s.header.player, s.header.teacher_sha256, s.header.fire) for s in found}
-    if len(kinds) != 1:
-        return np.empty(0)
-    ((protocol, player, _, fire),) = kinds
-    fits = (protocol, player) == (student.protocol, "teacher") and student.fire in (None, fire)
+    headers = [shard.header for shard in found]
+    fits = (
+        len({tuple(getattr(header, field) for field in USUALLY_ALIKE) for header in headers}) == 1
+        and (headers[0].protocol, headers[0].player) == (student.protocol, "teacher")
+        and student.fire in (None, headers[0].fire)
+    )
     return np.concatenate([shard.returns for shard in found]) if fits else np.empty(0)

@@ -13,29 +13,11 @@ import numpy as np
 import yaml
 
 NEEDED = ("config.yaml", "returns.csv")
-NO_DIFFERENCE = (
-    "games",
-    "seed",
-    "cache",
-    "threads",
-    "memory",
-    "updates",
-    "beta",
-    "beta_end",
-    "beta_steps",
-    "record_to",
-)
+NO_DIFFERENCE = {"games", "seed", "cache", "threads", "memory", "updates", "beta", "beta_end", "beta_steps",
+                 "record_to"}  # fmt: skip
 """Options of the data that are shown otherwise, differ between seeds, or do not change what is learned."""
-LIVE_MEMORY = "memory"
-"""... but in live play, where it is how many states are kept."""
-LEARNING = (
-    "max_steps",
-    "max_epochs",
-    "accumulate_grad_batches",
-    "gradient_clip_val",
-    "gradient_clip_algorithm",
-    "callbacks",
-)
+LEARNING = ("max_steps", "max_epochs", "accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm",
+            "callbacks")  # fmt: skip
 """Options of the Trainer that change what is learned."""
 ALWAYS_SAID = ("batch_size", "mixing", "weights", "learn", "fresh", "memory", "learning_rate", "optimizer",
                "lr_scheduler", "protocol", "FIRE")  # fmt: skip
@@ -190,7 +172,7 @@ def describe(config: dict[str, Any], games: tuple[str, ...]) -> tuple[str, str, 
     settings.pop("games", None)
     data = config.get("data", {}).get("init_args", {})
     acts = acting(data) if "beta" in data else ""
-    ignored = {*NO_DIFFERENCE} - ({LIVE_MEMORY} if acts else set())
+    ignored = NO_DIFFERENCE - ({"memory"} if acts else set())  # in live play it is how many states are kept
     for source, names in ((data, data.keys() - ignored), (config.get("trainer", {}), LEARNING)):
         settings |= {name: source[name] for name in names if source.get(name) not in (None, {}, [], False)}
     for name in {"protocol", "fire"} & settings.keys():  # of live play; a score's are the rollouts'

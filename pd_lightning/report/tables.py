@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -177,14 +178,17 @@ def report(measures: Measures) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+@functools.cache  # a network is made to count them
+def parameters_of(game: str, size: str) -> int:
+    """Of a student of that game alone."""
+    return parameter_count(QNetwork({game: len(action_meanings(game))}, size))
+
+
 def share(size: str, games: Mapping[str, Measure]) -> str:
     """A size's parameters as a share of the teacher's, for these games: it depends a little on their actions."""
     if size not in SIZES:
         return "size unknown"
-    shares = [
-        parameter_count(QNetwork(game, size)) / parameter_count(QNetwork(game, "dqn"))
-        for game in ({name: len(action_meanings(name))} for name in games)
-    ]
+    shares = [parameters_of(game, size) / parameters_of(game, "dqn") for game in games]
     low, high = 100 * min(shares), 100 * max(shares)
     return f"{low:.1f}%" if f"{low:.1f}" == f"{high:.1f}" else f"{low:.1f} to {high:.1f}%"
 

@@ -155,20 +155,26 @@ def plan(experiments: Sequence[str], settings: Settings) -> Plan:
 
 
 def recordings(settings: Settings, games: Sequence[str]) -> list[Task]:
-    """Recordings of those games that have none."""
+    """Recordings of those games that have none, or one that was begun here and has not ended."""
     tasks = []
     for game in games:
         folder, task = Path(settings.root) / game, Path(settings.output) / "recordings" / game
-        try:
-            find_shards(folder)
-            if task.is_dir() and not (task / DONE).is_file():
-                raise ShardError(f"{folder}: its recording was begun here and has not ended")
-        except ShardError:
-            if not (folder / "teacher.safetensors").is_file():
-                raise ShardError(
-                    f"{folder}: has neither a recording nor a teacher.safetensors; train a teacher (`python train.py "
-                    f"fit --config pd_lightning/presets/teacher.yaml --data.game {game}`), or leave it out by --games"
-                ) from None
-            words = ("pd_lightning.recording", "--game", game, "--hours", str(settings.hours), "--root", settings.root)
-            tasks.append(Task(str(task), words, resumable=False))
+        interrupted = task.is_dir() and not (task / DONE).is_file()  # some of its hours may be there
+        if has_shards(folder) and not interrupted:
+            continue
+        if not (folder / "teacher.safetensors").is_file():
+            raise ShardError(
+                f"{folder}: has neither a recording nor a teacher.safetensors; train a teacher (`python train.py fit "
+                f"--config pd_lightning/presets/teacher.yaml --data.game {game}`), or leave it out by --games"
+            )
+        words = ("pd_lightning.recording", "--game", game, "--hours", str(settings.hours), "--root", settings.root)
+        tasks.append(Task(str(task), words, resumable=False))
     return tasks
+
+
+def has_shards(folder: Path) -> bool:
+    """Whether a game has any recording."""
+    try:
+        return bool(find_shards(folder))
+    except ShardError:
+        return False
