@@ -168,6 +168,10 @@ class Lives:
         self._fire = meanings.index("FIRE")
         self._lives = np.zeros(parallel, np.int64)
 
+    def begin(self, places: np.ndarray) -> None:
+        """Games begin at these places, by number or as bool [n]: what was lost there before is over."""
+        self._lives[places] = 0
+
     def press(self, actions: np.ndarray, lives: np.ndarray) -> np.ndarray:
         """`actions` int64 [n] with FIRE wherever the last step lost a life; `lives` int [n] as the emulator counts."""
         lost = lives < self._lives

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import warnings
 from typing import Any
 
@@ -16,9 +17,9 @@ from torch import Tensor
 
 from pd_lightning.blocks import BLOCK
 from pd_lightning.machine import available_memory
-from pd_lightning.recorded import frame_statistics, open_game
+from pd_lightning.recorded import frame_statistics, open_game, returns_of_teacher
 from pd_lightning.remote import local_root
-from pd_lightning.resuming import ResumeError, refuse_changes
+from pd_lightning.resuming import ResumeError, refuse_changes, refuse_other_devices
 from pd_lightning.streaming import Blocks, Reach, Stream, held_out
 from pd_lightning.streaming.mixing import (
     HeldOut,
@@ -79,10 +80,10 @@ class TeacherDatasets(pl.LightningDataModule):
             raise ValueError(f"games is {games}: name at least one, and each once")
         if seed < 0:
             raise ValueError(f"seed is {seed}: choose --data.seed of 0 or more")
-        if threads < 0 or batch_size < 1 or not (memory is None or memory > 0):
+        if threads < 0 or batch_size < 1 or not (memory is None or 0 < memory < math.inf):
             raise ValueError(
                 f"threads, batch_size and memory are {threads}, {batch_size} and {memory}: choose at least 0, "
-                "at least 1, and more than 0 GiB"
+                "at least 1, and a number of GiB above 0"
             )
         self.games = list(games)
         # Plain numbers, also where a notebook gave numpy's: a checkpoint with anything else does not load.
@@ -106,14 +107,8 @@ class TeacherDatasets(pl.LightningDataModule):
 
         What students are compared with; scores under different rules do not compare, so other games are left out.
         """
-        return {
-            game: float(np.concatenate([shard.returns for shard in shards]).mean())
-            for game, shards in self.shards.items()
-            if all(
-                (shard.header.protocol, shard.header.fire, shard.header.player) == (protocol, fire, "teacher")
-                for shard in shards
-            )
-        }
+        returns = {game: returns_of_teacher(shards, protocol, fire) for game, shards in self.shards.items()}
+        return {game: float(values.mean()) for game, values in returns.items() if len(values)}
 
     def fire_rules(self) -> dict[str, bool]:
         """Whether FIRE was pressed for the teacher of each game, which students were to imitate."""
@@ -131,14 +126,23 @@ class TeacherDatasets(pl.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Makes the streams to learn from; nothing is read yet."""
         assert self.trainer is not None
-        check_devices(self.batch_size, self.trainer.world_size)
+        check_devices(self.batch_size, self.trainer.world_size, self.sizes)
+        described = {f"recording of {game}": self._described(game) for game in self.games}
+        refuse_other_devices({**described, **self._order_depends_on()}, "--data options and recordings")
         if stage == "fit":
             streams = self._streams(choose_reaches(self.blocks, self.sizes, self._room()))
             self.mixture = Mixture(streams, self.mixing, self.weights)
             self.mixture.batches_given = self._trained()  # a trainer that fits once more goes on
+            self.mixture.repeat_after = self._overfitted(len(self.mixture))
             strategy = self.trainer.strategy
             if self.mixing == "one_game" and len(self.games) > 1 and isinstance(strategy, DDPStrategy):
                 strategy._ddp_kwargs["find_unused_parameters"] = True  # the heads of the other games get no gradient
+
+    def _overfitted(self, batches: int) -> int | None:
+        """How many batches the Trainer is to learn again and again, if it is: Lightning's `overfit_batches`."""
+        assert self.trainer is not None
+        wanted = self.trainer.overfit_batches  # pyright: ignore[reportAttributeAccessIssue]
+        return (wanted if isinstance(wanted, int) else int(wanted * batches)) or None
 
     def _room(self) -> int:
         """Bytes for decoded frames on this device: the same on all of them, else they would shuffle differently."""
@@ -188,10 +192,10 @@ class TeacherDatasets(pl.LightningDataModule):
 
     def fingerprint(self) -> str:
         """Changes with anything in the recordings that changes what is learned; not with where they lie."""
-        digest = hashlib.sha256()
-        for game in self.games:
-            digest.update(f"{game} {[shard.digest for shard in self.shards[game]]}".encode())
-        return digest.hexdigest()
+        return hashlib.sha256("".join(map(self._described, self.games)).encode()).hexdigest()
+
+    def _described(self, game: str) -> str:
+        return f"{game} {[shard.digest for shard in self.shards[game]]}"
 
     def state_dict(self) -> dict[str, Any]:
         """Where the streams are, counted in batches that were trained on, and what the order depends on."""

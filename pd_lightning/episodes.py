@@ -152,6 +152,8 @@ class Group:
             self._episodes[place], seeds[place] = next(queue, (-1, 0))
             self._chance[place] = np.random.default_rng(seeds[place])
         begins = self._ended & (self._episodes >= 0)
+        if self._lives is not None:
+            self._lives.begin(begins)
         for env, share in list(self._vectors):
             if begins[share].any():
                 self._see(share, *env.reset(seed=seeds[share][begins[share]], options={"reset_mask": begins[share]}))

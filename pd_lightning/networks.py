@@ -43,7 +43,8 @@ SIZES = {
 class Centring(nn.Module):
     """Subtracts a game's mean image and divides by its deviation: constants of the data, so buffers, not parameters.
 
-    The mean is kept in whole grey levels: then the difference is exact in bfloat16 too. Before `fit` it maps 0..255 to
+    The mean is kept in whole grey levels and subtracted before anything else: so the difference is exact in bfloat16
+    too, where a scaled mean would be rounded to a sixth of a deviation. Before `fit` it maps 0..255 to
     0..1, as DQN does.
 
     Attributes:
@@ -83,9 +84,8 @@ class Centring(nn.Module):
             states = states.clone(memory_format=torch.contiguous_format)
         rows = states.view(torch.int32).view(-1, STACK, 21, 4, 21).permute(0, 2, 4, 1, 3).contiguous()
         patches = rows.view(torch.uint8).view(-1, 21, 21, 16 * STACK).to(dtype)
-        scale = self.deviation.reciprocal()
-        mean = (self.mean * -scale).view(21, 4, 21, 4).permute(0, 2, 1, 3).reshape(21, 21, 16).repeat(1, 1, STACK)
-        return torch.addcmul(mean.to(dtype), patches, scale.to(dtype)).permute(0, 3, 1, 2)
+        mean = self.mean.view(21, 4, 21, 4).permute(0, 2, 1, 3).reshape(21, 21, 16).repeat(1, 1, STACK)
+        return patches.sub_(mean.to(dtype)).mul_(self.deviation.reciprocal().to(dtype)).permute(0, 3, 1, 2)
 
 
 class PatchConvolution(nn.Conv2d):

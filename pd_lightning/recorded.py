@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,19 +16,25 @@ STATISTICS_BLOCKS = 256
 """How many blocks, spread evenly over a recording, its mean image is taken from."""
 
 
-USUALLY_ALIKE = ("protocol", "epsilon", "sticky", "fire", "player", "teacher_sha256")
-"""Attributes that a game's shards share unless they were mixed on purpose: then their returns are nobody's score."""
+USUALLY_ALIKE = ("protocol", "epsilon", "sticky", "fire", "teacher_sha256")
+"""Attributes that a game's shards share unless they were mixed on purpose: then their returns are nobody's score. Who
+acted is none of them: what the teacher thinks of a student's play is learned from beside its own."""
 
 
 def open_game(folder: Path, game: str, allow_mixed: bool) -> list[Shard]:
     """Opens and validates all shards of a game.
 
     Raises:
-        ShardError: there is none, one is broken or of another game, or they are of several teachers or protocols.
+        ShardError: there is none, one is broken, of another game or the same as another, or they are of several
+            teachers or protocols.
     """
     shards = [Shard(path) for path in find_shards(folder)]
     first = shards[0].header
+    known: dict[str, Path] = {}
     for shard in shards:
+        path = Path(shard.path)
+        if (twin := known.setdefault(shard.digest, path)) != path:
+            raise ShardError(f"{path}: holds the same play as {twin.name}; delete one of them")
         if shard.header.game != game:
             raise ShardError(
                 f"{shard.path}: game is {shard.header.game!r}, its folder's is {game!r}; move it to another folder"
@@ -41,6 +48,24 @@ def open_game(folder: Path, game: str, allow_mixed: bool) -> list[Shard]:
                     + ("" if field in always else ", or allow it by --data.allow_mixed true")
                 )
     return shards
+
+
+def returns_of_teacher(shards: Sequence[Shard], protocol: str, fire: bool | None) -> np.ndarray:
+    """Returns of a game's recorded episodes in which the teacher alone acted, float64 [E].
+
+    Args:
+        shards: of the game.
+        protocol: the rules that are asked for.
+        fire: whether FIRE was to be pressed for it; None takes either.
+
+    Returns:
+        None of them if they were played by other rules, or are of several teachers.
+    """
+    headers = [shard.header for shard in shards]
+    alike = len({tuple(getattr(header, field) for field in USUALLY_ALIKE) for header in headers}) == 1
+    if not alike or headers[0].protocol != protocol or fire not in (None, headers[0].fire):
+        return np.empty(0)
+    return np.concatenate([np.empty(0), *(shard.returns for shard in shards if shard.header.player == "teacher")])
 
 
 def frame_statistics(blocks: Blocks) -> tuple[Tensor, float]:

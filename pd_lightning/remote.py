@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import filecmp
 import hashlib
 import os
 import re
@@ -57,7 +58,7 @@ def local_root(root: str | os.PathLike[str], games: Sequence[str], cache: str | 
     url = os.fspath(root)
     protocol = re.match(r"[\w.+:-]+(?=://)", url) if isinstance(root, str) else None  # a Path is never a URL
     if protocol is None:
-        return Path(url)
+        return Path(url).expanduser()
     if protocol[0].lower() in ("file", "local"):
         return Path(url[len(f"{protocol[0]}://") :])
     folder = _folder(url, Path(cache).expanduser() if cache else cache_folder())
@@ -136,8 +137,9 @@ def _fetch(server: Server, game: str, name: str, progress: Progress) -> int:
         if (came := part.stat().st_size) != size and size is not None:
             raise OSError(f"{came:,} of {size:,} bytes came")
         Shard(part).verify()
-        _sync(part)
-        part.replace(path)
+        if not (path.exists() and filecmp.cmp(part, path, shallow=False)):  # else others may have it open: it stays
+            _sync(part)
+            part.replace(path)
         _tag_of(path).write_text(tag)  # after it: if killed in between, the shard is fetched once more
         _sync(path.parent)  # only now does the new name survive a power cut
         return came

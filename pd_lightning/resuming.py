@@ -1,9 +1,12 @@
-"""A run goes on as it began, or says what is different."""
+"""A run goes on as it began, and alike on all devices, or says what is different."""
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping
 from typing import Any
+
+import torch.distributed
 
 
 class ResumeError(ValueError):
@@ -18,3 +21,22 @@ def refuse_changes(saved: Mapping[str, Any], now: Mapping[str, Any], what: str) 
                 f"cannot resume: {key} was {saved.get(key)} in the checkpoint and is {value} now; "
                 f"give {what} as they were, or start anew without --ckpt_path"
             )
+
+
+def refuse_other_devices(mine: Mapping[str, str], what: str) -> None:
+    """Raises a ValueError on all devices if one has something else than the first: `what` is to be given alike.
+
+    They would wait for each other for ever where one has fewer batches, or learn what others hold out.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    every: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(every, (platform.node(), dict(mine)))
+    (first_host, first), *others = every
+    for rank, (host, other) in enumerate(others, 1):
+        for key, value in first.items():
+            if other.get(key) != value:
+                raise ValueError(
+                    f"{key} is {other.get(key)} for device {rank} (on {host}), and {value} for device 0 (on "
+                    f"{first_host}); give all of them the same {what}"
+                )

@@ -62,8 +62,10 @@ def connect(url: str, folder: Path) -> Server:
     http = protocol in ("http", "https")
     if protocol not in fsspec.available_protocols() or re.search(r"::\w+://", place):  # chains do not end in a folder
         raise refusal(shown, "protocol", protocol, _KNOWN, "give another --data.root")
-    if re.match(r"[^/@]*[?#][^/]*@", rest):
-        raise refusal(shown, "user or password", "not quoted", "%23 for #, %3F for ?, %40 for @", "mend --data.root")
+    if re.match(r"[^/@]*[?#][^/]*@|[^/@]*:[^/@]*[^/@\d][^/@]*/.*@", rest):  # the latter: what looks like a port is none
+        shown = f"{protocol}://{clean(rest.rpartition('@')[2])}"
+        allowed = "%23 for #, %3F for ?, %40 for @, %2F for /"
+        raise refusal(shown, "user or password", "not quoted", allowed, "mend --data.root")
     if mark and not http:
         raise refusal(shown, "query string", "given", "one for http and https alone", "leave out what follows the ?")
     options: dict[str, Any] = {"skip_instance_cache": True}  # it would remember listings, and passwords

@@ -187,6 +187,13 @@ def test_fire_is_pressed_for_exactly_those_who_just_lost_a_life():
     assert mine.tolist() == [2, 2, 3]
 
 
+def test_a_game_that_begins_with_fewer_lives_than_the_last_one_had_has_lost_none():
+    lives = Lives("breakout", 2)
+    lives.press(np.array([2, 2]), np.array([6, 6]))
+    lives.begin(np.array([True, False]))
+    assert lives.press(np.array([2, 2]), np.array([5, 5])).tolist() == [2, 1]
+
+
 def test_a_policy_that_never_fires_loses_all_lives_in_breakout_only_if_fire_is_pressed_for_it():
     env = build("breakout", 1, PLAIN, fire=True)
 

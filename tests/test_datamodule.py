@@ -88,7 +88,7 @@ def test_validation_is_the_held_out_states_in_recorded_order_every_time_from_the
         for game in BOTH:
             states = torch.cat([batch[game].states for batch in batches if game in batch])
             np.testing.assert_array_equal(states, recorded(data.held_out[game]))
-        assert [list(batch) for batch in batches] == [["pong"]] * 3 + [["breakout"]] * 2
+        assert [*map(list, batches)] == [[game] for game in ("pong", "breakout", "pong", "breakout", "pong")]
 
 
 def test_what_is_learned_and_what_is_held_out_are_all_and_share_no_episode(datasets):
@@ -177,6 +177,50 @@ def test_shards_whose_actions_or_pictures_mean_something_else_are_never_mixed(co
     assert "allow_mixed" not in str(error.value)
 
 
+def test_a_score_is_of_the_play_of_the_teacher_alone_beside_which_a_students_may_lie(copy):
+    rewritten(copy / "pong" / "0001.h5", player="both")
+    alone = Shard(copy / "pong" / "0000.h5").returns.mean()
+    data = TeacherDatasets(str(copy))
+    assert data.blocks["pong"].states > 300
+    assert data.teacher_returns("paper") == {"pong": alone}
+    (copy / "pong" / "0000.h5").unlink()
+    assert TeacherDatasets(str(copy)).teacher_returns("paper") == {}
+
+
+@pytest.mark.parametrize("changes", [{"teacher_sha256": "0" * 64}, {"epsilon": 0.5}, {"sticky": 0.25}])
+def test_the_play_of_several_teachers_is_nobodys_score(copy, changes):
+    rewritten(copy / "pong" / "0001.h5", **changes)
+    assert TeacherDatasets(str(copy), allow_mixed=True).teacher_returns("paper") == {}
+
+
+def test_the_same_play_twice_is_refused_because_it_would_be_learned_and_held_out(copy):
+    shutil.copy(copy / "pong" / "0000.h5", copy / "pong" / "0007.h5")
+    with pytest.raises(ShardError, match=r"0007\.h5: holds the same play as 0000\.h5; delete one"):
+        TeacherDatasets(str(copy), allow_mixed=True)
+
+
+def test_devices_with_other_recordings_are_refused_before_they_wait_for_each_other(datasets, copy, monkeypatch):
+    def gather(every, mine):
+        _, first = mine
+        every[:] = [("here", {**first, "seed": 0}), ("there", first)]
+
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+    attached(datasets)
+    with pytest.raises(ValueError, match=r"seed is 5 for device 1 \(on there\), and 0 for device 0 \(on here\)"):
+        attached(datasets, seed=5)
+    whole = TeacherDatasets(str(datasets), ["pong"])._described("pong")
+
+    def gather_other(every, mine):
+        every[:] = [mine, ("there", {**mine[1], "recording of pong": whole})]
+
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gather_other)
+    attached(datasets, games=["pong"])
+    with pytest.raises(ValueError, match=r"recording of pong is .* for device 1 \(on there\)"):
+        attached(copy, games=["pong"])
+
+
 def test_a_folder_of_another_game_is_refused(copy):
     (copy / "pong").rename(copy / "breakout")
     with pytest.raises(ShardError, match=r"0000\.h5: game is 'pong', its folder's is 'breakout'"):
@@ -191,6 +235,7 @@ def test_a_missing_folder_is_an_error_that_says_how_to_record_it(copy):
 @pytest.mark.parametrize(("options", "complaint"), [
     ({"games": []}, "name at least one"),
     ({"games": ["pong", "pong"]}, "each once"),
+    ({"memory": float("inf")}, "a number of GiB above 0"),
     ({"validation": 0.99}, "leaves none to learn from"),
     ({"validation": 1.0}, "from 0 to less than 1"),
 ])  # fmt: skip
@@ -204,6 +249,11 @@ def test_it_travels_to_other_processes(datasets):
     arrived = pickle.loads(pickle.dumps(data))
     assert arrived.fingerprint() == data.fingerprint()
     assert arrived.statistics()["pong"][1] == data.statistics()["pong"][1]
+
+
+@pytest.mark.parametrize(("wanted", "count"), [(2, 2), (0.5, 4)])
+def test_to_overfit_some_batches_the_same_come_again_and_again(datasets, in_order, wanted, count):
+    assert fit(datasets, overfit_batches=wanted).seen == in_order[:count] * 3
 
 
 # Stopping and going on

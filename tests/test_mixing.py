@@ -12,6 +12,7 @@ from pd_lightning.streaming.mixing import (
     Mixture,
     batch_sizes,
     build_streams,
+    check_devices,
     check_mixing,
     choose_reaches,
     even_turns,
@@ -160,3 +161,10 @@ def test_small_games_leave_to_large_ones_what_memory_they_do_not_need(blocks):
 def test_what_cannot_be_mixed_is_refused_by_name(mixing, weights, complaint):
     with pytest.raises(ValueError, match=complaint):
         batch_sizes(48, mixing, check_mixing(BOTH, mixing, weights))
+
+
+def test_a_weight_that_leaves_fewer_states_than_devices_is_named():
+    sizes = batch_sizes(8, "balanced", {"pong": 7.0, "breakout": 1.0})
+    check_devices(8, 2, sizes)
+    with pytest.raises(ValueError, match="weight of breakout leaves 2 states of it in a batch for 4 devices"):
+        check_devices(8, 4, sizes)

@@ -106,7 +106,17 @@ def test_centring_subtracts_the_rounded_mean_image_and_divides_by_the_deviation(
     np.testing.assert_allclose(centred(net, states()), expected, rtol=1e-6, atol=1e-5)
 
 
-def test_centring_is_exact_in_bfloat16_too():
+def test_in_bfloat16_a_pixel_like_the_mean_is_nothing_and_others_differ_by_no_more_than_rounding():
+    net = network()
+    net.centre("pong", mean_image(), 4.87)  # Pong's: the mean image is up to 48 of it, where bfloat16 resolves 0.25
+    exact = net.centring["pong"](states())
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = net.centring["pong"](states()).float()
+    assert torch.equal(mixed == 0, exact == 0)
+    torch.testing.assert_close(mixed, exact, rtol=2**-7, atol=0)
+
+
+def test_the_difference_from_the_mean_is_exact_in_bfloat16_too():
     net = network()
     net.centre("pong", mean_image(), 64.0)  # a power of two: then the division is exact as well
     exact = net.centring["pong"](states())

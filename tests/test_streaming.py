@@ -3,6 +3,8 @@
 import gc
 import queue
 import shutil
+import subprocess
+import sys
 import threading
 import time
 import tracemalloc
@@ -448,6 +450,11 @@ def test_the_order_command_prints_what_a_rank_would_see(datasets, capsys, memory
     (["--mixing", "stirred"], "balanced, one_game"),
     (["--weights.breakout", "2"], "weight of breakout is 2"),
     (["--memory", "0.0001"], "raise --data.memory"),
+    (["--memory", "-1"], "memory is -1"),
+    (["--games=pong,pong"], "name each once"),
+    (["--batch_size=0"], "batch_size is 0"),
+    (["--epoch=-1"], "epoch and seed are -1"),
+    (["--games=[pong, breakout]", "--batch_size=8", "--ranks=4", "--weights.pong=7"], "weight of breakout leaves 2"),
 ])  # fmt: skip
 def test_the_order_command_complains_in_one_line(datasets, capsys, arguments, complaint):
     assert main(["order", str(datasets), *arguments]) == 1
@@ -456,3 +463,12 @@ def test_the_order_command_complains_in_one_line(datasets, capsys, arguments, co
     assert captured.err.startswith("error: ")
     assert captured.err.count("\n") == 1
     assert complaint in captured.err
+
+
+@pytest.mark.parametrize("words", ["streaming order", "blocks info"])
+def test_whoever_reads_a_list_may_stop_reading(datasets, words):
+    command = f"{sys.executable} -m pd_lightning.{words} {datasets} | head -1"
+    done = subprocess.run(["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}"], capture_output=True, text=True)
+    assert done.stdout.count("\n") == 1
+    assert done.stderr == ""
+    assert done.returncode in (0, 141)

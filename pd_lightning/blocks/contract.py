@@ -56,7 +56,8 @@ def fault(
 
 def record_command(folder: Path) -> str:
     """The command that records into a game's folder."""
-    return f"`python -m pd_lightning.recording --game {folder.name}`"
+    root = "" if folder.parent.absolute() == Path("datasets").absolute() else f" --root {folder.parent}"
+    return f"`python -m pd_lightning.recording --game {folder.name}{root}`"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -90,4 +90,6 @@ class FrozenPlayer:
                     actions[t] = self._lives.press(actions[t], self._info["lives"])
                 self._states, rewards[t], terminated, truncated, self._info = self._env.step(actions[t])
                 ended[t] = terminated | truncated
+                if self._lives is not None:
+                    self._lives.begin(ended[t])
         return Played(states, q, actions, rewards, ended)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from pd_lightning.blocks import Shard
-from pd_lightning.recorded import USUALLY_ALIKE, open_game
+from pd_lightning.recorded import open_game, returns_of_teacher
 from pd_lightning.report.runs import Run, Student
 
 Recordings = dict[tuple[str, str], list[Shard]]
@@ -45,11 +45,4 @@ def teacher_of(shards: Recordings, runs: list[Run], student: Student, game: str)
         if all(np.array_equal(each, last[0]) for each in last):  # one frozen teacher, scored in the same episodes
             return last[0]
         return np.concatenate(last)
-    found = shards.get((student.root, game), [])
-    headers = [shard.header for shard in found]
-    fits = (
-        len({tuple(getattr(header, field) for field in USUALLY_ALIKE) for header in headers}) == 1
-        and (headers[0].protocol, headers[0].player) == (student.protocol, "teacher")
-        and student.fire in (None, headers[0].fire)
-    )
-    return np.concatenate([shard.returns for shard in found]) if fits else np.empty(0)
+    return returns_of_teacher(shards.get((student.root, game), []), student.protocol, student.fire)

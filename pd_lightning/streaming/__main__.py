@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import sys
 from pathlib import Path
 
@@ -10,7 +12,14 @@ from jsonargparse import auto_cli
 from pd_lightning.blocks import Shard, find_shards
 from pd_lightning.machine import available_memory
 from pd_lightning.remote import local_root
-from pd_lightning.streaming.mixing import Mixture, batch_sizes, build_streams, check_mixing, choose_reaches
+from pd_lightning.streaming.mixing import (
+    Mixture,
+    batch_sizes,
+    build_streams,
+    check_devices,
+    check_mixing,
+    choose_reaches,
+)
 from pd_lightning.streaming.sequence import Blocks
 from pd_lightning.streaming.stream import held_out
 
@@ -47,12 +56,19 @@ def order(
         cache: where the shards of a URL are kept (default: as for a fit).
     """
     games = games.split(",") if isinstance(games, str) else games
+    if len(set(games)) != len(games):
+        raise ValueError(f"games is {','.join(games)}: name each once")
     every = check_mixing(games, mixing, weights)
     if ranks < 1:
         raise ValueError(f"ranks is {ranks}: it must be at least 1")
-    if batch_size % ranks:
+    if batch_size < 1 or batch_size % ranks:
         raise ValueError(f"batch_size is {batch_size}: it must be a multiple of the number of devices, {ranks}")
+    if epoch < 0 or seed < 0:
+        raise ValueError(f"epoch and seed are {epoch} and {seed}: they must be at least 0")
+    if memory is not None and not 0 < memory < math.inf:
+        raise ValueError(f"memory is {memory}: it must be a number of GiB above 0")
     sizes = batch_sizes(batch_size, mixing, every)
+    check_devices(batch_size, ranks, sizes)
     local = local_root(root, games, cache)
     blocks = {}
     for game in games:
@@ -78,6 +94,9 @@ def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
     try:
         auto_cli({"order": order}, args=arguments, prog="python -m pd_lightning.streaming")
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads, such as `head`, has seen enough; there is nobody to flush to at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

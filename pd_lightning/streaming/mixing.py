@@ -29,13 +29,25 @@ def check_mixing(games: list[str], mixing: str, weights: Mapping[str, float]) ->
     return {game: float(weights.get(game, 1.0)) for game in games}
 
 
-def check_devices(batch_size: int, devices: int) -> None:
-    """Raises a ValueError if so many devices cannot share a batch equally."""
+def check_devices(batch_size: int, devices: int, sizes: Mapping[str, int] | None = None) -> None:
+    """Raises a ValueError if so many devices cannot share a batch equally, or one gets no state of a game.
+
+    Args:
+        batch_size: states of each game in a batch.
+        devices: that share them.
+        sizes: states of each game, if they have weights.
+    """
     if batch_size % devices:
         raise ValueError(
             f"batch_size is {batch_size}: it must be a multiple of the number of devices, {devices}; change "
             "--data.batch_size"
         )
+    for game, size in (sizes or {}).items():
+        if size < devices:
+            raise ValueError(
+                f"weight of {game} leaves {size} states of it in a batch for {devices} devices: raise it, or "
+                "--data.batch_size"
+            )
 
 
 def batch_sizes(batch_size: int, mixing: str, weights: Mapping[str, float]) -> dict[str, int]:
@@ -92,10 +104,13 @@ class Mixture:
     Attributes:
         streams: see above.
         batches_given: how many were given so far, over all epochs; set it to resume.
+        repeat_after: the first so many batches are given again and again, to see whether a student can learn them;
+            None gives all.
     """
 
     def __init__(self, streams: dict[str, Stream], mixing: str, weights: Mapping[str, float]) -> None:
         self.streams, self.batches_given = streams, 0
+        self.repeat_after: int | None = None
         self._games = list(streams)
         self._turns: np.ndarray | None = None
         lengths = np.array([len(stream) for stream in streams.values()])
@@ -114,7 +129,7 @@ class Mixture:
         for _ in range(len(self)):
             number = self.batches_given
             self.batches_given += 1
-            yield self.batch(number)
+            yield self.batch(number % (self.repeat_after or number + 1))
 
     def turn(self, number: int) -> dict[str, int]:
         """The games that the `number`-th batch holds, and which of their own batches those are."""
@@ -137,7 +152,7 @@ class Mixture:
 
 
 class HeldOut:
-    """Validation batches {game: Batch} of one game each, game after game.
+    """Validation batches {game: Batch} of one game each; games take turns, so that the first few hold all of them.
 
     Args:
         streams: one of each game.
@@ -153,9 +168,10 @@ class HeldOut:
     def __iter__(self) -> Iterator[dict[str, Batch]]:
         if self.spare:
             yield {}
-        for game, stream in self.streams.items():
-            for number in range(len(stream)):  # from the first, even if the last validation was cut short
-                yield {game: stream.batch(number)}
+        games = list(self.streams)
+        whose, before = even_turns(np.array([len(stream) for stream in self.streams.values()], int))
+        for game, number in zip(whose, before.tolist(), strict=True):  # from the first, also after one that was cut
+            yield {games[game]: self.streams[games[game]].batch(number)}
 
 
 def even_turns(shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
