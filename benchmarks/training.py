@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from pd_lightning.checkpoints import Checkpoint
+from pd_lightning.callbacks import Checkpoint
 from pd_lightning.cli import quieten
 from pd_lightning.datamodule import TeacherDatasets
 from pd_lightning.distillation import PolicyDistillation

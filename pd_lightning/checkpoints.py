@@ -1,4 +1,4 @@
-"""Which weights a run keeps, and which ones `--ckpt_path` means: found, read without running code, refused if in doubt.
+"""Which weights `--ckpt_path` means: found, read without running code, refused if in doubt.
 
 A checkpoint's hyper-parameters silently win over the command line in Lightning, and a missing one is a warning before
 untrained weights are used; here both are errors.
@@ -6,103 +6,35 @@ untrained weights are used; here both are errors.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 import yaml
-from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.trainer.states import TrainerFn
-
-MEASURED = ("rollout/", "val/")
-"""How the keys of scores begin that weights can be chosen by."""
 
 
 class CheckpointError(ValueError):
     """A checkpoint cannot be used; the message says which, why, and what to do."""
 
 
-class Checkpoint(ModelCheckpoint):
-    """Keeps the newest weights, to go on from after a kill; with `monitor` also those of the best score, as best.ckpt.
-
-    A score counts only for the weights that it was measured on. (Lightning's own `ModelCheckpoint` credits it to those
-    that it saves next.)
-
-    Args:
-        monitor: the score, rollout/pong/return or val/pong/agreement, say; without one there is no best.ckpt.
-        mode: max if more is better, min if less is.
-        save_last: keep the newest weights as last.ckpt.
-    """
-
-    def __init__(
-        self, monitor: str | None = None, mode: Literal["max", "min"] = "max", save_last: bool = True, **kwargs: Any
-    ) -> None:
-        if monitor and not monitor.startswith(MEASURED):
-            raise ValueError(f"checkpoint.monitor is {monitor!r}: choose a rollout/... or val/... score")
-        super().__init__(save_last=save_last, **kwargs)
-        self.score_key, self.sign = monitor, 1 if mode == "max" else -1
-        self.best_score: float | None = None
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The weights have just been validated."""
-        super().on_validation_end(trainer, pl_module)
-        self.judge(trainer, "val/")
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Lightning would save even in a dry run."""
-        if not trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
-            super().on_train_end(trainer, pl_module)
-
-    def judge(self, trainer: pl.Trainer, measured: str) -> None:
-        """Keeps the weights if theirs is the best score so far.
-
-        Args:
-            trainer: of the run.
-            measured: how the keys begin that were measured just now.
-
-        Raises:
-            ValueError: the monitored score is not among them.
-        """
-        fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and not trainer.fast_dev_run  # pyright: ignore[reportAttributeAccessIssue]
-        if not fitting or self.score_key is None or not self.score_key.startswith(measured):
-            return
-        scores = trainer.callback_metrics
-        if self.score_key not in scores:
-            known = ", ".join(sorted(key for key in scores if key.startswith(MEASURED)))
-            raise ValueError(f"checkpoint.monitor is {self.score_key!r}: choose one of {known}")
-        score = float(scores[self.score_key])
-        if math.isnan(score):  # a percentage of nothing, say: neither better nor worse
-            return
-        if self.best_score is None or self.sign * score > self.sign * self.best_score:
-            self.best_score = score
-            # `best_model_path` is left alone: Lightning would delete that file when it saves newer weights.
-            trainer.save_checkpoint(Path(self.dirpath or ".") / "best.ckpt", weights_only=False)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Lightning's, and the score that is to be beaten."""
-        return {**super().state_dict(), "best_score": self.best_score}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As it was saved."""
-        super().load_state_dict(state_dict)
-        self.best_score = state_dict.get("best_score")
-
-
 def find_checkpoint(name: str, folders: Sequence[Path]) -> Path:
     """The file that `--ckpt_path` means.
 
     Args:
-        name: a path; or `last` or `best`, which is the newest last.ckpt or best.ckpt.
-        folders: where to look for `last` and `best`.
+        name: a path, of a run's folder too; or `last` or `best`, which is the newest last.ckpt or best.ckpt.
+        folders: where to look for `last` and `best`: the checkpoints of each run.
 
     Raises:
         CheckpointError: there is none. (Lightning would look into the folder of the run that is just starting, find
             nothing, warn, and go on with untrained weights.)
     """
     if name not in ("last", "best"):
+        if Path(name).is_dir():
+            if found := [*Path(name).glob("checkpoints/last*.ckpt"), *Path(name).glob("last*.ckpt")]:
+                return max(found, key=lambda path: path.stat().st_mtime)
+            raise CheckpointError(f"--ckpt_path {name}: that folder has no last.ckpt; give a run's folder, or a .ckpt")
         if not Path(name).is_file():
             raise CheckpointError(
                 f"--ckpt_path {name}: there is no such file; give a .ckpt, or 'last' or 'best' for the newest run's"
@@ -111,7 +43,14 @@ def find_checkpoint(name: str, folders: Sequence[Path]) -> Path:
     found = [path for folder in folders for path in folder.glob(f"{name}*.ckpt")]
     if not found:
         raise CheckpointError(f"--ckpt_path {name}: no run here has left a {name}.ckpt; name a file, or start anew")
-    return max(found, key=lambda path: path.stat().st_mtime)
+    newest = max(found, key=lambda path: path.stat().st_mtime)
+    for folder in folders:  # a run makes it when it begins, and fills it later
+        if folder.is_dir() and not any(folder.glob("*.ckpt")) and folder.stat().st_mtime > newest.stat().st_mtime:
+            raise CheckpointError(
+                f"--ckpt_path {name}: {folder.parent}, the newest run here, has left no checkpoint yet, or was killed "
+                f"before it could; give its command without --ckpt_path, or name {newest} to go on from there"
+            )
+    return newest
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

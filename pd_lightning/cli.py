@@ -13,13 +13,11 @@ from typing import Any
 
 import pytorch_lightning as pl
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_only
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
-from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
-from pd_lightning.callbacks import Film, Rollouts
+from pd_lightning.callbacks import Checkpoint, Film, Rollouts
 from pd_lightning.checkpoints import (
-    Checkpoint,
     explicit_model_options,
     find_checkpoint,
     is_over,
@@ -28,6 +26,7 @@ from pd_lightning.checkpoints import (
     refuse_other_weights,
 )
 from pd_lightning.ending import report
+from pd_lightning.folder import RunConfig, checkpoint_folders, claim_folder, own_loggers
 from pd_lightning.machine import fastest_precision, keep_freed_memory
 from pd_lightning.parser import Parser, fail
 
@@ -60,9 +59,9 @@ class DistillationCLI(LightningCLI):
         self.checkpoint: dict[str, Any] | None = None
         self._checkpoint_updates, self._over = 0, False
         if config.get("ckpt_path"):
-            folders = [Path(config.trainer.default_root_dir or ".", "lightning_logs").glob("*/checkpoints")]
-            own = [Path(config.checkpoint.dirpath)] if config.checkpoint.dirpath else []
-            path = find_checkpoint(str(config.ckpt_path), own or [folder for found in folders for folder in found])
+            own = config.checkpoint.dirpath
+            folders = [Path(own)] if own else list(checkpoint_folders(config.trainer))
+            path = find_checkpoint(str(config.ckpt_path), folders)
             config.ckpt_path = str(path)
             rank_zero_info(f"checkpoint: {path}")
             self.checkpoint = read_checkpoint(path)
@@ -91,19 +90,12 @@ class DistillationCLI(LightningCLI):
             self.checkpoint = None  # its weights are read again, by Lightning
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """Logs to TensorBoard and to CSV, in one folder, unless loggers were given."""
+        """Logs to TensorBoard and to CSV unless loggers were given; keeps no weights if that is not wanted."""
         trainer = self._get(self.config_init, "trainer")
-        if trainer.get("logger") in (None, True):
-            board = TensorBoardLogger(trainer.get("default_root_dir") or ".", "lightning_logs")
-            kwargs["logger"] = [board, CSVLogger(board.root_dir, "", board.version)]
+        if trainer.get("enable_checkpointing") is False:
+            self._parser(self.subcommand).callback_keys.remove("checkpoint")
+        kwargs["logger"] = own_loggers(trainer.get("logger"), trainer.get("default_root_dir"))
         return super().instantiate_trainer(**kwargs)
-
-    def _claim_folder(self) -> None:
-        """Makes the run's folder, when nothing is left to refuse."""
-        match self.trainer.loggers:
-            case [TensorBoardLogger() as board, CSVLogger() as table] if Path(table.root_dir) == Path(board.root_dir):
-                claim_version(board)
-                table._version = board.version
 
     def before_fit(self) -> None:
         """Starts the clock of the final table; a run that is resumed after its end has nothing to do."""
@@ -114,25 +106,31 @@ class DistillationCLI(LightningCLI):
                 "raise --trainer.max_steps or max_epochs, or score the checkpoint by `test`"
             )
             raise SystemExit(0)
-        self._claim_folder()
+        keeps = self.trainer.checkpoint_callback is not None and not self.config.fit.checkpoint.dirpath
+        claim_folder(self.trainer.loggers, begins=keeps and not self.config.fit.ckpt_path)
 
     def after_fit(self) -> None:
         """Keeps the last weights, prints the table and where everything is."""
+        seconds = time.monotonic() - self._started
+        validated = bool(getattr(self.datamodule, "held_out", None))
+        if validated:  # the last validation may be some updates old
+            self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
         checkpoint = self.trainer.checkpoint_callback
         dry = self.trainer.fast_dev_run  # pyright: ignore[reportAttributeAccessIssue]
-        if isinstance(checkpoint, Checkpoint) and checkpoint.save_last and checkpoint.dirpath and not dry:
-            # It saves at its own intervals, which need not end where the run ends.
-            self.trainer.save_checkpoint(Path(checkpoint.dirpath) / "last.ckpt", weights_only=False)
-        seconds = time.monotonic() - self._started
-        if getattr(self.datamodule, "held_out", None):  # the last validation may be some updates old
-            self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
+        if isinstance(checkpoint, Checkpoint) and checkpoint.dirpath and not dry:
+            if validated and self.trainer.limit_val_batches:
+                checkpoint.judge(self.trainer, "val/", ended=True)
+            if checkpoint.save_last:  # it saves at its own intervals, which need not end where the run ends
+                checkpoint.save(self.trainer, "last.ckpt")
+            if checkpoint.score_key and checkpoint.best_score is None:
+                rank_zero_warn(f"checkpoint.monitor is {checkpoint.score_key!r}, which was not measured: no best.ckpt")
         report(self.trainer, seconds, self.trainer.global_step)
 
     def before_validate(self) -> None:
         """Refuses to score a network that was never trained."""
         if not self.config[str(self.subcommand)].get("ckpt_path"):
             fail(f"{self.subcommand} scores a checkpoint: give --ckpt_path PATH, or `last` for the newest run's")
-        self._claim_folder()
+        claim_folder(self.trainer.loggers, begins=False)
 
     def before_test(self) -> None:
         """As before validation; and the scores are those of a network that was trained so long."""
@@ -145,17 +143,6 @@ class DistillationCLI(LightningCLI):
     def after_test(self) -> None:
         """Prints the table."""
         report(self.trainer, time.monotonic() - self._started, self._checkpoint_updates)
-
-
-@rank_zero_only
-def claim_version(logger: TensorBoardLogger) -> None:
-    """Makes the run's folder at once, so that runs started together do not write into one."""
-    while True:
-        try:
-            Path(logger.log_dir).mkdir(parents=True)
-            return
-        except FileExistsError:
-            logger._version = int(logger.version) + 1
 
 
 def our_own(error: BaseException | None) -> BaseException | None:
@@ -198,6 +185,7 @@ def main(args: list[str] | None = None) -> None:
             pl.LightningDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
+            save_config_callback=RunConfig,
             save_config_kwargs={"overwrite": True},
             parser_kwargs=dict.fromkeys(SUBCOMMANDS, default),
             parser_class=Parser,

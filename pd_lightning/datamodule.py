@@ -80,11 +80,14 @@ class TeacherDatasets(pl.LightningDataModule):
             raise ValueError(f"games is {games}: name at least one, and each once")
         if seed < 0:
             raise ValueError(f"seed is {seed}: choose --data.seed of 0 or more")
-        if threads < 0 or batch_size < 1 or not (memory is None or 0 < memory < math.inf):
+        if threads < 0:
             raise ValueError(
-                f"threads, batch_size and memory are {threads}, {batch_size} and {memory}: choose at least 0, "
-                "at least 1, and a number of GiB above 0"
+                f"threads is {threads}: choose --data.threads of at least 1, or 0 for as many as are usual"
             )
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}: choose --data.batch_size of at least 1")
+        if not (memory is None or 0 < memory < math.inf):
+            raise ValueError(f"memory is {memory}: choose --data.memory, a number of GiB above 0")
         self.games = list(games)
         # Plain numbers, also where a notebook gave numpy's: a checkpoint with anything else does not load.
         self.batch_size, self.validation, self.seed = int(batch_size), float(validation), int(seed)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytorch_lightning as pl
 from rich.console import Console
 
-from pd_lightning.callbacks import Film, Rollouts
-from pd_lightning.checkpoints import Checkpoint
+from pd_lightning.callbacks import Checkpoint, Film, Rollouts
+from pd_lightning.folder import run_folder
 from pd_lightning.live import LiveTeacher
 from pd_lightning.networks import QNetwork
 from pd_lightning.pqn import PQN, ParallelPlay
@@ -27,19 +28,23 @@ def report(trainer: pl.Trainer, seconds: float, updates: int) -> None:
         seconds: that it took.
         updates: that the weights have behind them.
     """
-    folder = trainer.log_dir  # asks all ranks
+    folder = run_folder(trainer)
     if not trainer.is_global_zero:
         return
     rollouts = next((each for each in callbacks(trainer) if isinstance(each, Rollouts)), None)
-    teachers = save_teachers(trainer, Path(folder), rollouts, updates) if folder else []
+    teachers = save_teachers(trainer, folder, rollouts, updates) if folder else []
     console = Console()
     if not console.is_terminal:
         console.width = 100  # the table in one piece, in a log file
     scores = rollouts.scores if rollouts else {}
     data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
     console.print(results_table(scores, trainer.lightning_module, data, trainer.callback_metrics, seconds))
-    logs = [("logs", Path(folder))] if folder else []
-    for kind, path in [*checkpoints_and_films(trainer), *(("teacher", path) for path in teachers), *logs]:
+    logs = [("logs", folder)] if folder else []
+    for kind, path in [
+        *checkpoints_and_films(trainer, time.time() - seconds),
+        *(("teacher", path) for path in teachers),
+        *logs,
+    ]:
         console.print(f"{kind:<11}{path}", soft_wrap=True, highlight=False)
 
 
@@ -91,12 +96,12 @@ def score_metadata(returns: Returns | None) -> Mapping[str, object]:
     }
 
 
-def checkpoints_and_films(trainer: pl.Trainer) -> Iterator[tuple[str, Path]]:
-    """Kind and path of each."""
+def checkpoints_and_films(trainer: pl.Trainer, began: float) -> Iterator[tuple[str, Path]]:
+    """Kind and path of each that this run has left; without loggers those of others may lie beside them."""
     for callback in callbacks(trainer):
         if isinstance(callback, Checkpoint) and callback.dirpath:
-            for path in sorted(Path(callback.dirpath).glob("*.ckpt")):
-                yield "checkpoint", path
+            found = [path for path in Path(callback.dirpath).glob("*.ckpt") if path.stat().st_mtime >= began - 1]
+            yield from (("checkpoint", path) for path in sorted(found))
         if isinstance(callback, Film):
             for path in callback.paths:
                 yield "film", path

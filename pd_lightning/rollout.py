@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -46,6 +47,12 @@ class Returns:
     def interval(self) -> tuple[float, float]:
         """95% confidence interval of the mean."""
         return interval(self.values)
+
+    def __str__(self) -> str:
+        """The score and its interval, where there is one."""
+        low, high = self.interval
+        spread = "one episode, no interval" if math.isnan(low) else f"95% interval {low:.1f} to {high:.1f}"
+        return f"{self.mean:.1f} ({spread})"
 
 
 def play(

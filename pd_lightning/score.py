@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from json import dumps
 
@@ -61,17 +62,14 @@ def score(
             fire=pressed,
             on_episode=lambda value: progress.advance(bar),
         )
-    low, high = returns.interval
     if json:
         said = {"teacher": teacher, "game": agent.game, "protocol": protocol, "fire": pressed, "mean": returns.mean}
         each = {"returns": returns.values.tolist(), "seeds": returns.seeds.tolist()}
-        print(dumps({**said, "interval": [low, high], **each}))
+        spread = [None if math.isnan(end) else end for end in returns.interval]
+        print(dumps({**said, "interval": spread, **each}))
     else:
         fired = ", FIRE pressed" if pressed else ""
-        print(
-            f"{agent.game}: {returns.mean:.1f} (95% interval {low:.1f} to {high:.1f}) over {episodes} episodes, "
-            f"protocol {protocol}{fired}; {references(agent.game)}"
-        )
+        print(f"{agent.game}: {returns} over {episodes} episodes, protocol {protocol}{fired}; {references(agent.game)}")
     return returns
 
 

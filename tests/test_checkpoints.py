@@ -8,15 +8,15 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from jsonargparse import Namespace
+from pytorch_lightning.callbacks import EarlyStopping, EMAWeightAveraging
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import nn
 from torch.utils.data import DataLoader
 
 from pd_lightning.atari import PROTOCOLS, Protocol
-from pd_lightning.callbacks import Rollouts
+from pd_lightning.callbacks import Checkpoint, Rollouts
 from pd_lightning.checkpoints import (
-    Checkpoint,
     CheckpointError,
     explicit_model_options,
     find_checkpoint,
@@ -26,6 +26,7 @@ from pd_lightning.checkpoints import (
 )
 from pd_lightning.datamodule import TeacherDatasets
 from pd_lightning.distillation import PolicyDistillation
+from pd_lightning.resuming import ResumeError
 
 
 class Chicken(pl.LightningModule):
@@ -144,9 +145,107 @@ def test_a_score_that_nobody_measures_is_an_error_that_lists_those_there_are(dat
     with pytest.raises(ValueError, match=r"'train/loss': choose a rollout/... or val/... score"):
         Checkpoint("train/loss")
     data = TeacherDatasets(str(datasets), batch_size=64, validation=0.25, threads=1)
-    trainer = trainer_of(tmp_path, 4, Checkpoint("val/breakout/kl"), val_check_interval=2, check_val_every_n_epoch=None)
+    trainer = trainer_of(
+        tmp_path, 4, Checkpoint("val/pong/divergence"), val_check_interval=2, check_val_every_n_epoch=None
+    )
     with pytest.raises(ValueError, match="choose one of val/pong/agreement, val/pong/kl, val/pong/loss"):
         trainer.fit(PolicyDistillation(data.actions, size="net3"), datamodule=data)
+
+
+@pytest.mark.parametrize(("key", "validation", "complaint"), [
+    ("val/breakout/kl", 0.25, "the games are pong"),
+    ("rollout/breakout/return", 0.25, "the games are pong"),
+    ("val/pong/kl", 0.0, "nothing is held out"),
+])  # fmt: skip
+def test_a_score_that_will_never_be_measured_is_refused_before_anything_is_learned(
+    key, validation, complaint, datasets, tmp_path
+):
+    data = TeacherDatasets(str(datasets), batch_size=64, validation=validation, threads=1)
+    with pytest.raises(ValueError, match=complaint):
+        trainer_of(tmp_path, 1, Checkpoint(key)).fit(PolicyDistillation(data.actions, size="net3"), datamodule=data)
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_several_best_weights_are_refused_by_name():
+    with pytest.raises(ValueError, match=r"checkpoint\.save_top_k is 3.*best\.ckpt"):
+        Checkpoint("rollout/pong/return", save_top_k=3)
+
+
+def test_a_score_of_another_kind_is_not_the_one_to_beat():
+    keep = Checkpoint("rollout/pong/return")
+    keep.best_score = 18.0
+    for other in (Checkpoint("val/pong/agreement"), Checkpoint("rollout/pong/return", "min")):
+        other.load_state_dict(keep.state_dict())
+        assert other.best_score is None
+    again = Checkpoint("rollout/pong/return")
+    again.load_state_dict(keep.state_dict())
+    assert again.best_score == 18.0
+
+
+def ten_batches():
+    return DataLoader([torch.zeros(1)] * 10)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("updates", [6, 10, 13])
+def test_an_epoch_that_was_cut_short_is_finished_by_who_goes_on(updates, tmp_path):
+    keep = Checkpoint(every_n_train_steps=100)
+    trainer = trainer_of(tmp_path, updates, keep)
+    trainer.fit(Chicken([]), ten_batches())
+    keep.save(trainer, "last.ckpt")
+    progress = trainer.fit_loop.epoch_progress.current
+    assert progress.ready == progress.processed == progress.completed  # pyright: ignore[reportAttributeAccessIssue]
+    last = tmp_path / "version_0" / "checkpoints" / "last.ckpt"
+    again = trainer_of(tmp_path / "again", -1, Checkpoint(every_n_train_steps=100), max_epochs=2)
+    assert not is_over(read_checkpoint(last), again)
+    again.fit(Chicken([]), ten_batches(), ckpt_path=last)
+    assert again.global_step == 20
+
+
+def test_who_waits_for_a_score_to_rise_knows_after_a_resumption_what_it_was(tmp_path, monkeypatch):
+    cross(tmp_path, monkeypatch, {4}, "max")
+    patience = EarlyStopping("rollout/freeway/return", mode="max", patience=9, check_on_train_epoch_end=True)
+    play = Rollouts(episodes=1, protocol="short", at_end=False)
+    last = tmp_path / "version_0" / "checkpoints" / "last.ckpt"
+    trainer = trainer_of(tmp_path / "again", 10, play, patience)
+    trainer.fit(Chicken([]), ten_batches(), ckpt_path=last)  # it would end in "not available"
+    assert patience.best_score == 0.0  # of update 6, the last one before
+
+
+@pytest.mark.parametrize("option", ["optimizer", "seed"])
+def test_a_run_does_not_go_on_with_another_optimizer_or_seed(option, tmp_path, monkeypatch):
+    monkeypatch.setenv("PL_GLOBAL_SEED", "1")
+    trainer_of(tmp_path, 2, Checkpoint(every_n_train_steps=2)).fit(Chicken([]), ten_batches())
+    last = tmp_path / "version_0" / "checkpoints" / "last.ckpt"
+    module = Chicken([])
+    if option == "seed":
+        monkeypatch.setenv("PL_GLOBAL_SEED", "2")
+    else:
+        monkeypatch.setattr(module, "configure_optimizers", lambda: torch.optim.RMSprop(module.parameters()))
+    said = {"seed": "seed_everything was 1 .* is 2 now", "optimizer": "optimizer was SGD .* is RMSprop now"}[option]
+    with pytest.raises(ResumeError, match=said):
+        trainer_of(tmp_path / "again", 4, Checkpoint()).fit(module, ten_batches(), ckpt_path=last)
+
+
+def test_where_weights_are_averaged_those_are_played_that_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setitem(PROTOCOLS, "short", Protocol("short", epsilon=0.0, noop_max=0, frame_limit=40))
+    played = []
+
+    class Looking(Chicken):
+        def policies(self):
+            def look(states):
+                played.append(self.weight.item())
+                return torch.eye(3)[0].expand(len(states), -1)
+
+            return {"freeway": look}
+
+    keep = Checkpoint("rollout/freeway/return", every_n_train_steps=100)
+    play = Rollouts(every_n_updates=3, episodes=1, protocol="short", at_start=False, at_end=False)
+    module = Looking([])
+    trainer_of(tmp_path, 4, EMAWeightAveraging(decay=0.5), play, keep).fit(module, ten_batches())
+    best = read_checkpoint(tmp_path / "version_0" / "checkpoints" / "best.ckpt")
+    assert best["current_model_state"]["weight"] == -3
+    assert set(played) == {best["state_dict"]["weight"].item()}
+    assert -3 < played[0] < -1
 
 
 @pytest.mark.parametrize(
@@ -171,8 +270,27 @@ def test_last_and_best_are_the_newest_files_of_these_names(tmp_path):
     assert find_checkpoint("best", folders) == folders[1] / "best.ckpt"
     assert find_checkpoint(str(folders[1] / "last.ckpt"), []) == folders[1] / "last.ckpt"
     for name in ("last", "best", "no_such.ckpt", str(tmp_path)):
-        with pytest.raises(CheckpointError, match=r"no run here has left|there is no such file"):
+        with pytest.raises(CheckpointError, match=r"no run here has left|there is no such file|has no last\.ckpt"):
             find_checkpoint(name, [])
+
+
+def test_a_runs_folder_stands_for_its_newest_weights(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt").touch()
+    for folder in (tmp_path, tmp_path / "checkpoints"):
+        assert find_checkpoint(str(folder), []) == tmp_path / "checkpoints" / "last.ckpt"
+
+
+def test_last_is_refused_where_the_newest_run_was_killed_before_its_first_checkpoint(tmp_path):
+    folders = [tmp_path / version / "checkpoints" for version in ("version_0", "version_1")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    (folders[0] / "last.ckpt").touch()
+    os.utime(folders[0] / "last.ckpt", (0, 100))
+    with pytest.raises(CheckpointError, match=r"version_1, the newest run here, .*without --ckpt_path, or name .*0"):
+        find_checkpoint("last", folders)
+    os.utime(folders[1], (0, 50))
+    assert find_checkpoint("last", folders) == folders[0] / "last.ckpt"
 
 
 class Evil:

@@ -10,11 +10,15 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from jsonargparse import Namespace
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.loggers.logger import DummyLogger
 
 from pd_lightning.atari import PROTOCOLS, Protocol
 from pd_lightning.blocks import Shard
 from pd_lightning.blocks.contract import digest, stored_attributes
 from pd_lightning.cli import DistillationCLI, main, our_own
+from pd_lightning.folder import checkpoint_folders, claim_folder, own_loggers
 from pd_lightning.machine import fastest_precision
 
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
@@ -193,7 +197,40 @@ class TestPassesOn:
         play = ["--rollouts.at_end=true", "--rollouts.protocol=blink", "--rollouts.episodes=1", "--film.enabled=true"]
         main(["fit", f"--data.root={datasets}", *TINY, *play, "--trainer.logger=false"])
         left = {path.name for path in tmp_path.rglob("*") if path.is_file()}
-        assert left == {"config.yaml", "last.ckpt"}
+        assert left == {"last.ckpt"}
+
+    def test_without_loggers_a_configuration_that_lies_here_stays_as_it_was(self, datasets, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        Path("config.yaml").write_text(text := "# mine\ntrainer: {logger: false, enable_checkpointing: false}\n")
+        main(["fit", "--config=config.yaml", f"--data.root={datasets}", *TINY])
+        assert [path.name for path in tmp_path.rglob("*")] == ["config.yaml"]  # no weights are kept either
+        assert Path("config.yaml").read_text() == text
+
+    def test_a_logger_of_another_kind_has_one_beside_it_with_a_folder_for_each_run(self, tmp_path):
+        mine = DummyLogger()
+        table, second = own_loggers(mine, tmp_path)
+        assert second is mine
+        assert isinstance(table, CSVLogger)
+        for version in (0, 1):
+            claim_folder(own_loggers([mine], tmp_path), begins=False)
+            assert (tmp_path / "lightning_logs" / f"version_{version}").is_dir()
+        board = TensorBoardLogger(tmp_path / "mine")
+        assert own_loggers([mine, board], tmp_path) == [board, mine]
+
+    def test_last_is_looked_for_where_the_loggers_of_the_command_write(self, datasets, tmp_path, capsys):
+        mine = ["--trainer.logger=CSVLogger", f"--trainer.logger.save_dir={tmp_path}/exp", "--trainer.logger.name=a"]
+        main(["fit", f"--data.root={datasets}", *TINY, *mine])
+        assert (tmp_path / "exp/a/version_0/checkpoints/last.ckpt").is_file()
+        config = Namespace(default_root_dir=None, logger=Namespace(
+            class_path="pytorch_lightning.loggers.CSVLogger", init_args=Namespace(save_dir=f"{tmp_path}/exp", name="a")
+        ))  # fmt: skip
+        assert list(checkpoint_folders(config)) == [tmp_path / "exp/a/version_0/checkpoints"]
+
+    def test_the_last_validation_of_a_run_counts_for_the_best_weights_too(self, datasets, tmp_path):
+        options = ["--checkpoint.monitor=val/pong/agreement", f"--trainer.default_root_dir={tmp_path}"]
+        main(["fit", f"--data.root={datasets}", *TINY, *options])
+        best = next(tmp_path.rglob("best.ckpt"))
+        assert torch.load(best, weights_only=True)["global_step"] == 2  # validated only when all was over
 
 
 class TestCheckpoints:
@@ -314,7 +351,7 @@ class TestCheckpoints:
         ("--data.games=[pong,pong]", ["each once"]),
         ("--data.root=nowhere", ["nowhere/pong: folder is missing", "recording --game pong"]),
         ("--data.validation=1", ["validation is 1.0"]),
-        ("--data.memory=0", ["memory are", "more than 0 GiB"]),
+        ("--data.memory=0", ["memory is 0.0", "GiB above 0"]),
         ("--data.memory=0.0001", ["a game has 0.000100 GiB", "at least 0.000145", "--data.memory"]),
         ("--data.mixing=stirred", ["unknown mixing 'stirred'", "balanced, one_game"]),
         ("--data.weights={breakout: 2}", ["weight of breakout is 2.0", "of pong"]),

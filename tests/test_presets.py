@@ -9,8 +9,7 @@ import pytest
 import pytorch_lightning as pl
 import yaml
 
-from pd_lightning.callbacks import Film, Rollouts
-from pd_lightning.checkpoints import Checkpoint
+from pd_lightning.callbacks import Checkpoint, Film, Rollouts
 from pd_lightning.cli import PRESETS, main
 
 FILES = sorted(PRESETS.glob("*.yaml"))

@@ -13,6 +13,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[repo
 from pd_lightning.atari import named_protocol
 from pd_lightning.callbacks.rollouts import fire_rule
 from pd_lightning.film import film, gif, write_mp4
+from pd_lightning.folder import run_folder
 
 
 class Film(Callback):
@@ -37,14 +38,14 @@ class Film(Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Plays and films, on the first rank alone."""
-        folder = trainer.log_dir  # asks all ranks
-        if self.enabled and trainer.is_global_zero and folder and trainer.loggers:
+        folder = run_folder(trainer)
+        if self.enabled and trainer.is_global_zero and folder:
             for game, policy in pl_module.policies().items():  # pyright: ignore[reportCallIssue]
                 fire = fire_rule(trainer, game, self.fire)
                 pictures = film(
                     policy, game, self.seed, protocol=self.protocol, fire=fire, steps=self.steps, title=game
                 )
-                self.paths.append(Path(folder) / f"{game}.mp4")
+                self.paths.append(folder / f"{game}.mp4")
                 write_mp4(self.paths[-1], pictures)
                 show_in_tensorboard(trainer, f"film/{game}", pictures[:450])
         trainer.strategy.barrier("film")

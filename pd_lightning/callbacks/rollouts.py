@@ -7,16 +7,18 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.callbacks import Callback, WeightAveraging
 from rich.progress import Progress
 
 from pd_lightning.atari import named_protocol
-from pd_lightning.checkpoints import Checkpoint
+from pd_lightning.callbacks.keeping import Checkpoint
 from pd_lightning.episodes import episode_seeds
+from pd_lightning.folder import run_folder
 from pd_lightning.rollout import Returns, play
 from pd_lightning.scores import geometric_mean, percent_of_teacher
 from pd_lightning.summary import teachers_of
@@ -70,9 +72,11 @@ class Rollouts(Callback):
         self.teacher_scores: dict[str, Returns] = {}  # of a live teacher, when it was last scored
         self.updates_before = 0  # a test begins to count at 0: the command line says what the checkpoint has behind it
         self._played_at = -1
+        self._metrics: dict[str, float] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The untrained network's score, unless the run was resumed."""
+        """The untrained network's score; that of before, for those who wait for one, if the run was resumed."""
+        trainer.callback_metrics.update({key: torch.tensor(value) for key, value in self._metrics.items()})
         if self.at_start and trainer.global_step == 0:
             self._play(trainer, pl_module, "fit")
         self._played_at = trainer.global_step  # checkpoints are taken after the score
@@ -96,35 +100,46 @@ class Rollouts(Callback):
         if trainer.fast_dev_run or (stage == "fit" and self._played_at == trainer.global_step):  # pyright: ignore[reportAttributeAccessIssue]
             return
         self._played_at = trainer.global_step
-        updates = trainer.global_step + self.updates_before
         training = module.training
         module.eval()
         games = module.policies()  # pyright: ignore[reportCallIssue]
-        self.scores = {game: self._score(trainer, module, game, policy, stage) for game, policy in games.items()}
+        with averaged(trainer, module):
+            self.scores = {game: self._score(trainer, module, game, policy, stage) for game, policy in games.items()}
         teachers = self._score_teachers(trainer, module, stage)
         self.teacher_scores.update(teachers)
         module.train(training)
+        self._log(trainer, teachers)
+
+    def _log(self, trainer: pl.Trainer, teachers: dict[str, Returns]) -> None:
+        """Logs, judges, keeps and says what was just played."""
+        updates = trainer.global_step + self.updates_before
         metrics = rollout_metrics(self.scores, teachers_of(trainer.datamodule, self.scores))  # pyright: ignore[reportAttributeAccessIssue]
         for game, returns in teachers.items():
             metrics[f"rollout/{game}/teacher_return"] = returns.mean
             metrics[f"rollout/{game}/teacher_return_std"] = returns.std
+        self._metrics |= metrics
         for logger in trainer.loggers:
             logger.log_metrics(metrics, updates)
         trainer.callback_metrics.update({key: torch.tensor(value) for key, value in metrics.items()})
         for callback in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
             if isinstance(callback, Checkpoint):
                 callback.judge(trainer, "rollout/")
-        folder = trainer.log_dir  # asks all ranks
-        if trainer.is_global_zero and folder and trainer.loggers:
-            append_returns(Path(folder) / "returns.csv", updates, self.scores)
+        folder = run_folder(trainer)
+        if trainer.is_global_zero and folder:
+            append_returns(folder / "returns.csv", updates, self.scores)
             if teachers:
-                append_returns(Path(folder) / "teacher_returns.csv", updates, teachers)
+                append_returns(folder / "teacher_returns.csv", updates, teachers)
         for player, scores in (("", self.scores), (", the teacher", teachers)) if trainer.is_global_zero else ():
             for game, returns in scores.items():
-                low, high = returns.interval
-                log.info(
-                    f"update {updates:,}: {game}{player} {returns.mean:.1f} (95% interval {low:.1f} to {high:.1f})"
-                )
+                log.info(f"update {updates:,}: {game}{player} {returns}")
+
+    def state_dict(self) -> dict[str, Any]:
+        """The last scores."""
+        return {"metrics": self._metrics}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As they were."""
+        self._metrics = dict(state_dict["metrics"])
 
     def _score_teachers(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> dict[str, Returns]:
         """Scores teachers that were not recorded, in the same episodes; live data know which."""
@@ -158,6 +173,19 @@ def fire_rule(trainer: pl.Trainer, game: str, given: bool | None) -> bool:
     """Whether to press FIRE for a student: as it was for its teacher, unless told otherwise."""
     rules = getattr(trainer.datamodule, "fire_rules", dict)()  # pyright: ignore[reportAttributeAccessIssue]
     return rules.get(game, False) if given is None else given
+
+
+@contextmanager
+def averaged(trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[None]:
+    """Where a callback averages weights, those: as in validation, and as they are saved."""
+    every = [each for each in trainer.callbacks if isinstance(each, WeightAveraging)]  # pyright: ignore[reportAttributeAccessIssue]
+    for each in every:
+        each.on_validation_epoch_start(trainer, module)
+    try:
+        yield
+    finally:
+        for each in every:
+            each.on_validation_epoch_end(trainer, module)
 
 
 @contextmanager

@@ -1,0 +1,150 @@
+"""Which weights a run keeps: the newest, and the best by a score."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.trainer.states import TrainerFn
+
+from pd_lightning.resuming import refuse_changes
+
+MEASURED = ("rollout/", "val/")
+"""How the keys of scores begin that weights can be chosen by."""
+
+
+class Checkpoint(ModelCheckpoint):
+    """Keeps the newest weights, to go on from after a kill; with `monitor` also those of the best score, as best.ckpt.
+
+    A score counts only for the weights that it was measured on. (Lightning's own `ModelCheckpoint` credits it to those
+    that it saves next.)
+
+    Args:
+        monitor: the score, rollout/pong/return or val/pong/agreement, say; without one there is no best.ckpt.
+        mode: max if more is better, min if less is.
+        save_last: keep the newest weights as last.ckpt.
+
+    Raises:
+        ValueError: the score is none of this project's; or several are to be kept by it.
+    """
+
+    def __init__(
+        self, monitor: str | None = None, mode: Literal["max", "min"] = "max", save_last: bool = True, **kwargs: Any
+    ) -> None:
+        if monitor and not monitor.startswith(MEASURED):
+            raise ValueError(f"checkpoint.monitor is {monitor!r}: choose a rollout/... or val/... score")
+        if (kept := kwargs.get("save_top_k", 1)) not in (-1, 0, 1):
+            raise ValueError(
+                f"checkpoint.save_top_k is {kept}: by --checkpoint.monitor the best weights are kept, best.ckpt, and "
+                "apart from them the newest (1), all that were saved (-1), or last.ckpt alone (0)"
+            )
+        super().__init__(save_last=save_last, **kwargs)
+        self.score_key, self.sign = monitor, 1 if mode == "max" else -1
+        self.best_score: float | None = None
+        self._before: dict[str, str] = {}
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuses a score that will never be measured, before anything is computed."""
+        super().setup(trainer, pl_module, stage)
+        data: Any = getattr(trainer, "datamodule", None)
+        if stage != "fit" or self.score_key is None or not hasattr(data, "actions"):
+            return
+        kind, game, *rest = self.score_key.split("/")
+        if rest and game not in data.actions:
+            raise ValueError(f"checkpoint.monitor is {self.score_key!r}: the games are {', '.join(data.actions)}")
+        if kind == "val" and not getattr(data, "held_out", None):
+            raise ValueError(
+                f"checkpoint.monitor is {self.score_key!r}, but nothing is held out: choose a rollout/... score, or "
+                "--data.validation above 0 of a recording"
+            )
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """A run that goes on does so with its seed and its optimizer, whose state would not fit another."""
+        now = {key: value for key, value in _described(trainer).items() if key in self._before}
+        refuse_changes(self._before, now, "--seed_everything and --optimizer")
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Adds what a run that goes on must not change."""
+        checkpoint["run"] = _described(trainer)
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Remembers it until the optimizers are there."""
+        self._before = checkpoint.get("run", {})
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The weights have just been validated."""
+        super().on_validation_end(trainer, pl_module)
+        self.judge(trainer, "val/")
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Lightning would save even in a dry run."""
+        if not trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
+            super().on_train_end(trainer, pl_module)
+
+    def judge(self, trainer: pl.Trainer, measured: str, ended: bool = False) -> None:
+        """Keeps the weights if theirs is the best score so far.
+
+        Args:
+            trainer: of the run.
+            measured: how the keys begin that were measured just now.
+            ended: training is over, and it was the last weights that were measured.
+
+        Raises:
+            ValueError: the monitored score is not among them.
+        """
+        dry = trainer.sanity_checking or trainer.fast_dev_run  # pyright: ignore[reportAttributeAccessIssue]
+        fitting = (trainer.state.fn == TrainerFn.FITTING or ended) and not dry
+        if not fitting or self.score_key is None or not self.score_key.startswith(measured):
+            return
+        scores = trainer.callback_metrics
+        if self.score_key not in scores:
+            known = ", ".join(sorted(key for key in scores if key.startswith(MEASURED)))
+            raise ValueError(f"checkpoint.monitor is {self.score_key!r}: choose one of {known}")
+        score = float(scores[self.score_key])
+        if math.isnan(score):  # a percentage of nothing, say: neither better nor worse
+            return
+        if self.best_score is None or self.sign * score > self.sign * self.best_score:
+            self.best_score = score
+            # `best_model_path` is left alone: Lightning would delete that file when it saves newer weights.
+            self.save(trainer, "best.ckpt")
+
+    def save(self, trainer: pl.Trainer, name: str) -> None:
+        """Saves everything under a name beside the other checkpoints.
+
+        Lightning counts an epoch that was cut short (by max_steps, max_time, early stopping) as a whole one once it has
+        ended. Whoever went on from there would miss the rest of it: it is saved as the part that it is.
+        """
+        progress: Any = trainer.fit_loop.epoch_progress.current
+        batches = trainer.fit_loop.epoch_loop.batch_progress
+        cut = progress.ready == progress.processed > 0 and not batches.is_last_batch
+        before = progress.processed, progress.completed
+        if cut:
+            progress.processed, progress.completed = progress.ready - 1, progress.ready - 1
+        trainer.save_checkpoint(Path(self.dirpath or ".") / name, weights_only=False)
+        progress.processed, progress.completed = before
+
+    def state_dict(self) -> dict[str, Any]:
+        """Lightning's, and the score that is to be beaten."""
+        best = {"best_score": self.best_score, "score_key": self.score_key, "sign": self.sign}
+        return {**super().state_dict(), **best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As it was saved."""
+        super().load_state_dict(state_dict)
+        if (state_dict.get("score_key"), state_dict.get("sign")) == (self.score_key, self.sign):  # else of another kind
+            self.best_score = state_dict.get("best_score")
+
+
+def _described(trainer: pl.Trainer) -> dict[str, str]:
+    """What a run that goes on must not change, where it is known."""
+    optimizers = ", ".join(type(getattr(each, "_optimizer", each)).__name__ for each in trainer.optimizers)
+    found = {"optimizer": optimizers, "seed_everything": os.environ.get("PL_GLOBAL_SEED", "")}
+    return {key: value for key, value in found.items() if value}

@@ -1,0 +1,92 @@
+"""A run that logs has a folder of its own, whatever it logs to: what it leaves lies there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from lightning_utilities.core.rank_zero import rank_zero_only
+from pytorch_lightning.cli import SaveConfigCallback
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+
+NAME = "lightning_logs"
+FOLDERS = (TensorBoardLogger, CSVLogger)
+"""Loggers that give each run a folder of its own; others have one for all, or none."""
+
+
+class RunConfig(SaveConfigCallback):
+    """Leaves the configuration in the run's folder, if it has one: else it would lie, or be written over, anywhere."""
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Lightning's."""
+        if trainer.loggers:
+            super().setup(trainer, pl_module, stage)
+
+
+def run_folder(trainer: pl.Trainer) -> Path | None:
+    """Where a run leaves what it makes; nowhere, if it logs nothing. Asks all ranks."""
+    folder = trainer.log_dir
+    return Path(folder) if folder and trainer.loggers else None
+
+
+def own_loggers(given: Any, root: str | Path | None) -> list[Logger]:
+    """The loggers of a run, first one with a folder for it.
+
+    Args:
+        given: what was asked for: nothing (TensorBoard and CSV, in one folder), False, a logger or several.
+        root: where `lightning_logs` is to be, if that was not said to the loggers.
+    """
+    root = root or "."
+    if given in (None, True):
+        board = TensorBoardLogger(root, NAME)
+        return [board, CSVLogger(board.root_dir, "")]
+    loggers = list(given) if isinstance(given, Sequence) else [given] if given else []
+    if loggers and not any(isinstance(logger, FOLDERS) for logger in loggers):
+        loggers.append(CSVLogger(root, NAME))
+    return sorted(loggers, key=lambda logger: not isinstance(logger, FOLDERS))
+
+
+@rank_zero_only
+def claim_folder(loggers: Sequence[Logger], begins: bool) -> None:
+    """Makes the run's folder at once, so that runs started together do not write into one.
+
+    Args:
+        loggers: of the run.
+        begins: it does not go on from a checkpoint; an empty folder of checkpoints then says that it has left none.
+    """
+    if not loggers or not isinstance(first := loggers[0], FOLDERS):
+        return
+    free = first._version is None
+    while True:
+        try:
+            Path(first.log_dir).mkdir(parents=True, exist_ok=not free)
+            break
+        except FileExistsError:
+            first._version = int(first.version) + 1
+    for other in loggers[1:]:
+        if isinstance(other, CSVLogger) and Path(other.root_dir) == Path(first.root_dir):
+            other._version = first.version
+    if begins:
+        (Path(first.log_dir) / "checkpoints").mkdir(exist_ok=True)
+
+
+def checkpoint_folders(trainer: Any) -> Iterator[Path]:
+    """Where runs with the same loggers have left their checkpoints.
+
+    Args:
+        trainer: its configuration, as parsed.
+    """
+    root, given = Path(trainer.default_root_dir or "."), trainer.logger
+    if given is False:
+        yield from root.glob("checkpoints")
+        return
+    owned = 0
+    for spec in given if isinstance(given, list) else [given]:
+        options = getattr(spec, "init_args", None)
+        if str(getattr(spec, "class_path", "")).endswith(tuple(kind.__name__ for kind in FOLDERS)) and options:
+            owned += 1
+            yield from Path(options.save_dir or root, options.get("name") or "").glob("*/checkpoints")
+    if not owned:
+        yield from (root / NAME).glob("*/checkpoints")
