@@ -28,6 +28,7 @@ from pd_lightning.checkpoints import (
 from pd_lightning.ending import report
 from pd_lightning.folder import RunConfig, checkpoint_folders, claim_folder, own_loggers
 from pd_lightning.machine import fastest_precision, keep_freed_memory
+from pd_lightning.networks import QNetwork, parameter_count
 from pd_lightning.parser import Parser, fail
 
 PRESETS = Path(__file__).parent / "presets"
@@ -108,6 +109,11 @@ class DistillationCLI(LightningCLI):
             raise SystemExit(0)
         keeps = self.trainer.checkpoint_callback is not None and not self.config.fit.checkpoint.dirpath
         claim_folder(self.trainer.loggers, begins=keeps and not self.config.fit.ckpt_path)
+        if not self.config.fit.trainer.enable_model_summary:
+            network = next(part for part in self.model.children() if isinstance(part, QNetwork))
+            rank_zero_info(
+                f"network: {network.size} of {', '.join(network.games)}, {parameter_count(network):,} parameters"
+            )
 
     def after_fit(self) -> None:
         """Keeps the last weights, prints the table and where everything is."""
@@ -167,10 +173,11 @@ def quieten() -> None:
         ".*callbacks used to create the checkpoint need to be provided.*",  # `test` trains nothing
         ".*The dirpath has changed from.*",  # a resumed run writes to a folder of its own
         ".*all_gather is deprecated.*",  # Lightning's
+        ".*is smaller than the logging interval.*",  # of a short recording: updates are counted over all epochs
     ):
         warnings.filterwarnings("ignore", message)
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
-        lambda record: "litlogger" not in record.getMessage()
+        lambda record: not re.search("litlogger|TPU available", record.getMessage())
     )
 
 

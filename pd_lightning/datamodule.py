@@ -15,7 +15,8 @@ from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
-from pd_lightning.blocks import BLOCK
+from pd_lightning.atari import check_game
+from pd_lightning.blocks import BLOCK, ShardError
 from pd_lightning.machine import available_memory
 from pd_lightning.recorded import frame_statistics, open_game, returns_of_teacher
 from pd_lightning.remote import local_root
@@ -95,6 +96,12 @@ class TeacherDatasets(pl.LightningDataModule):
         self.mixing, self.weights = mixing, check_mixing(self.games, mixing, weights)
         self.sizes = batch_sizes(self.batch_size, mixing, self.weights)
         self.root = local_root(root, games, cache)  # all else was checked: it may take long
+        if not self.root.is_dir():
+            kind = "is a file" if self.root.exists() else "is missing"
+            raise ShardError(f"{self.root}: {kind}; give --data.root, the folder that the games' folders lie in")
+        for game in games:
+            if not (self.root / game).exists():
+                check_game(game)  # a slip of the pen needs another answer than a game that was not recorded
         self.shards = {game: open_game(self.root / game, game, allow_mixed) for game in games}
         splits = {game: held_out(self.shards[game], validation, seed) for game in games}
         self.blocks = {game: Blocks(self.shards[game], splits[game][0]) for game in games}
@@ -176,8 +183,21 @@ class TeacherDatasets(pl.LightningDataModule):
         """Batches {game: Batch}; says how the games are kept in memory."""
         assert self.mixture is not None
         for game, stream in self.streams.items():
-            rank_zero_info(f"{game}: {describe(stream)}")
+            rank_zero_info(f"{game}: {describe(stream)}{self._left_out(game)}")
         return self.mixture
+
+    def _left_out(self, game: str) -> str:
+        """What is held out of a recording; a short one may lose more than it can spare."""
+        if game not in self.held_out:
+            return ""
+        states, held = self.blocks[game].states, self.held_out[game]
+        episodes = sum(len(shard.returns) for shard in self.shards[game])
+        count = len({(shard, held.shards[shard].episodes[block]) for shard, block in held.chosen.tolist()})
+        much = held.states > (2 * self.validation + 0.05) * (states + held.states)
+        more = (
+            f"; that is much: record more, or give --data.validation 0 instead of {self.validation:g}" if much else ""
+        )
+        return f"; {held.states:,} more, of {count} of {episodes} episodes, are held out{more}"
 
     def val_dataloader(self) -> HeldOut:
         """Held-out states in recorded order, one game after the other."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import inspect
 import re
 import sys
 from typing import NoReturn
@@ -30,7 +32,25 @@ class Parser(LightningArgumentParser):
         for noise in (r"Does not validate against any of the Union subtypes Subtypes: \[.*?\] Errors: ",
                       r" Given value type: .*", r" - Expected a <class 'NoneType'>"):  # fmt: skip
             text = re.sub(noise, "", text)
+        if "'torch.optim.Optimizer'" in text:
+            text += "; the usual optimizer's rate is --model.learning_rate, another's goes with --optimizer CLASS"
+        text += self._nearest(text)
         fail(f"{text}; options: {self.prog.replace(' [options]', '')} --help")
+
+    def _nearest(self, text: str) -> str:
+        """What may have been meant by an option that there is not."""
+        wrong = re.search(
+            r"unrecognized arguments: --([\w.]+)|[Oo]ption '([\w.]+)' is not|accept option '([\w.]+)'", text
+        )
+        if wrong is None:
+            return ""
+        word = next(filter(None, wrong.groups()))
+        known = [option[2:] for option in self._option_string_actions if option.startswith("--")]
+        for group, kind in (("model", PolicyDistillation), ("data", TeacherDatasets)):
+            names = list(inspect.signature(kind).parameters)
+            known += names if f'key "{group}"' in text else [f"{group}.{name}" for name in names]
+        near = difflib.get_close_matches(word, known, n=1, cutoff=0.7)
+        return f"; did you mean {near[0]}?" if near else ""
 
     def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
         """Lightning's, and what `--model.help PolicyDistillation` and `--data.help TeacherDatasets` say."""

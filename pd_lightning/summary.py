@@ -47,7 +47,7 @@ def results_table(
             _number(teacher, ".1f"),
             f"{returns.mean:.1f} ± {_number((high - low) / 2, '.1f')}" if returns else "-",
             str(len(returns.values)) if returns else "-",
-            _number(percent_of_teacher(returns.mean, teacher), ".1f", "%") if returns else "-",
+            _number(percent_of_teacher(returns.mean, teacher), ".1f", "%") if returns and returns.mean >= 0 else "-",
             f"{parameters:,} ({share:.1f}%)",
             _number(float(metrics.get(f"val/{game}/agreement", math.nan)), ".3f"),
             f"{seconds:.0f}",

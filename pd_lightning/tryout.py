@@ -70,7 +70,7 @@ def comparison(returns: Returns) -> Table:
     scores = SCORES.get(returns.game)
     cut = f", at most {FRAMES:,} frames each" if (returns.steps >= FRAMES // 4).any() else ""
     table = Table(title=f"the teacher in {len(returns.values)} episodes, protocol {returns.protocol}{cut}")
-    for name in ("game", "teacher", "random", "human (Wang et al.)", "DQN (Nature)"):
+    for name in ("game", "teacher (lowest to highest)", "random", "human (Wang et al.)", "DQN (Nature)"):
         table.add_column(name, justify="left" if name == "game" else "right")
     others = [f"{score:g}" for score in (scores.random, scores.human, scores.dqn)] if scores else ["-"] * 3
     low, high = returns.values.min(), returns.values.max()

@@ -227,6 +227,25 @@ def test_a_folder_of_another_game_is_refused(copy):
         TeacherDatasets(str(copy), ["breakout"])
 
 
+def test_a_game_that_there_is_not_and_a_root_that_is_not_there_are_said_as_that(copy):
+    with pytest.raises(ValueError, match="unknown game 'pomg': did you mean pong"):
+        TeacherDatasets(str(copy), ["pomg"])
+    with pytest.raises(ShardError, match=r"nowhere: is missing; give --data\.root"):
+        TeacherDatasets(str(copy / "nowhere"))
+    with pytest.raises(ShardError, match=r"0000\.h5: is a file; give --data\.root"):
+        TeacherDatasets(str(copy / "pong" / "0000.h5"))
+
+
+def test_what_a_short_recording_loses_to_validation_is_said(copy):
+    data = attached(copy, games=["pong"])
+    episodes = len(data.shards["pong"][0].returns)
+    held = data.held_out["pong"].states
+    assert data._left_out("pong") == f"; {held} more, of 1 of {episodes} episodes, are held out"
+    greedy = attached(copy, games=["pong"], validation=0.01)
+    assert "that is much: record more, or give --data.validation 0" in greedy._left_out("pong")
+    assert attached(copy, games=["pong"], validation=0.0)._left_out("pong") == ""
+
+
 def test_a_missing_folder_is_an_error_that_says_how_to_record_it(copy):
     with pytest.raises(ShardError, match=r"recording --game enduro"):
         TeacherDatasets(str(copy), ["pong", "enduro"])

@@ -3,6 +3,7 @@
 import csv
 import itertools
 import math
+import os
 import re
 import shutil
 from types import SimpleNamespace
@@ -15,11 +16,15 @@ from conftest import short_play
 from PIL import Image
 
 from pd_lightning.recording import record_shard
-from pd_lightning.report import Measure, measure, read_run, report, summarise
+from pd_lightning.report import Measure, charts, measure, read_run, report, summarise
 from pd_lightning.report.__main__ import main
+from pd_lightning.report.folders import runs_in
+from pd_lightning.report.lines import write_csv
 from pd_lightning.report.measures import limits
+from pd_lightning.report.pictures import figure_of, finish
 from pd_lightning.report.recorded import teacher_of
 from pd_lightning.report.runs import joined
+from pd_lightning.report.teachers import teachers_of
 from pd_lightning.teacher import load_teacher
 
 numbers = itertools.count()
@@ -128,7 +133,7 @@ def test_intervals_are_those_of_runs_and_episodes_drawn_one_by_one():
 
 def test_summaries_over_games_are_the_geometric_and_the_interquartile_mean_and_the_median():
     runs = {"pong": ([10.0, 12.0], [14.0, 16.0]), "breakout": ([200.0], [400.0]), "freeway": ([30.0], [28.0])}
-    measures = [Measure(g, tuple(map(np.array, v)), np.array(TEACHERS[g])) for g, v in runs.items()]
+    measures = [Measure(g, tuple(np.tile(each, 5) for each in v), np.tile(TEACHERS[g], 3)) for g, v in runs.items()]
     found = summarise(measures)
     percents = [100 * 13 / 19, 100 * 300 / 350, 100 * 29 / 29]
     assert found.geometric[0] == pytest.approx(math.exp(np.mean(np.log(percents))))
@@ -193,6 +198,137 @@ def test_several_games_in_one_student_are_a_table_of_their_own(tmp_path):
     assert len(table(text, "All runs")) == 2 + 3
 
 
+@pytest.mark.parametrize(("episodes", "teacher", "interval"), [(5, 5, r"\d+\.\d to \d+\.\d"), (4, 5, "-"), (5, 4, "-"),
+                                                             (1, 5, "-")])  # fmt: skip
+def test_fewer_than_five_episodes_of_student_or_teacher_have_no_interval(tmp_path, episodes, teacher, interval):
+    scores, theirs = np.linspace(1, 3, episodes) if episodes > 1 else [2.0], np.linspace(3, 5, teacher)
+    runs = [read_run(write_run(tmp_path, {"pong": list(map(float, scores))}))]
+    text = report(measure(runs, lambda student, game: theirs))
+    assert re.fullmatch(rf"50\.0% \({interval}\)", table(text, "All runs")[2][8])
+    assert "fewer than 5 episodes" in text
+
+
+def test_a_negative_share_of_a_teacher_is_a_dash_in_tables_and_a_number_for_programs(tmp_path):
+    found = measured(write_run(tmp_path, {"pong": [-9.5] * 5}), write_run(tmp_path, {"pong": [9.5] * 5}, loss="nll"))
+    above = 100 * (-9.5 + 20.7) / (19 + 20.7)
+    assert table(report(found), "Losses")[2][2:] == ["9.5, 50.0%", f"-9.5, - ({above:.1f}% above random)"]
+    assert [row[9:11] for row in table(report(found), "All runs")[3:]] == [["-", f"{above:.1f}%"]]
+    write_csv(tmp_path / "report.csv", found)
+    with (tmp_path / "report.csv").open(newline="") as file:
+        assert {line["percent_of_teacher"] for line in csv.DictReader(file)} == {"50.0", "-50.0"}
+
+
+def test_every_row_names_the_folders_of_its_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folders = [write_run(tmp_path, {"pong": [1.0]}, seed=n, size=size) for size in ("net1", "net2") for n in (0, 1)]
+    first, second, third, fourth = (folder.name for folder in folders)
+    found = measured(*folders)
+    listed = re.findall(r"^\d+\. pong: .*$", report(found), re.M)
+    assert listed == [f"1. pong: `{first}`, `{second}`", f"2. pong: `{third}`, `{fourth}`"]
+    assert [row[0] for row in table(report(found), "All runs")[2:]] == ["1", "2"]
+    write_csv(tmp_path / "report.csv", found)
+    with (tmp_path / "report.csv").open(newline="") as file:
+        assert [line["runs"] for line in csv.DictReader(file)] == [first, second, third, fourth]
+    assert "folders of each" not in report(measured(*folders[:2]))
+
+
+def test_a_label_says_nothing_twice(tmp_path):
+    live = {"beta": 0.0, "protocol": "paper", "lessons": {"passes": 2}}
+    folders = [write_run(tmp_path, {"pong": [1.0]}, updates=(0, n), data=live, more={"trainer": {"max_steps": n}})
+               for n in (100, 200)]  # fmt: skip
+    folders.append(write_run(tmp_path, {"pong": [1.0]}, data=live, more={"trainer": {"max_steps": 300}}))
+    rows = table(report(measured(*folders)), "All runs")[2:]
+    acts = "kl, τ = 0.01, the student acts"
+    assert [row[3:5] for row in rows] == [[acts, "100"], [acts, "200"], [f"{acts}, max_steps 300", "100"]]
+
+
+def test_students_of_several_games_are_called_by_what_tells_them_apart(tmp_path):
+    games = {"pong": [10.0], "breakout": [100.0]}
+    text = report(measured(*(write_run(tmp_path, games, size=size, updates=(0, n)) for size, n in
+                             (("multi3", 100), ("net1", 200)))))  # fmt: skip
+    assert table(text, "2 games in one student")[0] == ["game", "teacher", "net1, 200 updates", "multi3, 100 updates"]
+    assert "kl, τ = 0.01, batch_size 256" in text.split("| game")[0]
+
+
+def test_students_of_different_teachers_are_not_compared_with_one(tmp_path):
+    games = {"pong": [10.0], "breakout": [100.0]}
+    runs = [read_run(write_run(tmp_path, games, data={"root": root})) for root in ("mine", "other")]
+    found = measure(runs, lambda student, game: np.full(5, 10.0 if student.root == "mine" else 20.0))
+    assert [row[1] for row in table(report(found), "2 games in one student")[2:4]] == ["10.0 / 20.0"] * 2
+
+
+# The pictures
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """What is drawn, instead of a file: labels of the lines of each game, and the plots."""
+    monkeypatch.setattr(charts, "finish", lambda figure, axes, path: axes)
+
+    def labels(axes):
+        return {game: [line.get_label() for line in axis.lines if line.get_label()[0] != "_"]
+                for game, axis in axes.items()}  # fmt: skip
+
+    return labels
+
+
+def test_every_teacher_of_a_game_has_a_line_of_its_own(tmp_path, drawn):
+    runs = [read_run(write_run(tmp_path, {"pong": [1.0]}, data={"root": root})) for root in ("mine", "other")]
+    means = {"mine": 10.0, "other": 20.0}
+    axes: Any = charts.learning_curves(runs, measure(runs, lambda s, game: np.full(5, means[s.root])), tmp_path)
+    assert drawn(axes)["pong"][2:] == ["teacher, root mine", "teacher, root other"]
+    assert [line.get_ydata()[0] for line in axes["pong"].lines[2:]] == [10.0, 20.0]
+    assert len({line.get_linestyle() for line in axes["pong"].lines[2:]}) == 2
+    axes = charts.learning_curves(runs, measure(runs, lambda s, game: np.full(5, 10.0)), tmp_path)
+    assert drawn(axes)["pong"][2:] == ["teacher"]
+
+
+def test_a_teacher_that_only_some_students_had_is_called_by_whose_it_is(tmp_path):
+    folders = [write_run(tmp_path, {"pong": [1.0]}), write_run(tmp_path, {"pong": [1.0]}, protocol="machado"),
+               *(write_run(tmp_path, {"pong": [1.0]}, data={"beta": beta}) for beta in (0.0, 1.0))]  # fmt: skip
+    students = [read_run(folder).student for folder in folders]
+    recorded, elsewhere, acts, watches = students
+    labels = dict(zip(students, "abcd", strict=True))
+    one, two, nobody = np.full(5, 1.0), np.full(5, 2.0), np.empty(0)
+    assert teachers_of({recorded: one, elsewhere: nobody}, labels) == {"teacher, protocol paper": 1.0}
+    assert teachers_of({recorded: one, acts: two}, labels) == {"teacher, root datasets": 1.0, "teacher, live": 2.0}
+    assert teachers_of({acts: one, watches: two}, labels) == {"teacher of c": 1.0, "teacher of d": 2.0}
+    assert teachers_of({recorded: nobody}, labels) == teachers_of({}, labels) == {}
+
+
+def test_a_student_looks_the_same_in_the_plots_of_all_games(tmp_path, drawn):
+    runs = [read_run(write_run(tmp_path, {game: [1.0]}, size=size)) for game in ("pong", "breakout")
+            for size in ("net1", "net2")]  # fmt: skip
+    axes: Any = charts.learning_curves(runs, measure(runs, lambda s, game: np.empty(0)), tmp_path)
+    looks = [[(line.get_label(), line.get_color()) for line in axis.lines] for axis in axes.values()]
+    assert looks[0] == looks[1]
+    assert len(set(looks[0])) == 2
+
+
+def test_sizes_and_students_without_a_value_are_left_out_of_the_picture_of_sizes(tmp_path, drawn):
+    known = [write_run(tmp_path, {"pong": [1.0]}, size=size) for size in ("net1", "net3")]
+    unknown = [write_run(tmp_path, {game: [1.0]}, size="net2", loss="nll", protocol="machado")
+               for game in ("pong", "breakout")]  # fmt: skip
+    runs = [read_run(folder) for folder in known + unknown]
+    found = measure(runs, lambda student, game: np.full(5, 19.0) if student.protocol == "paper" else np.empty(0))
+    axes: Any = charts.score_against_size(found, tmp_path)
+    assert list(axes) == ["pong"]
+    assert drawn(axes)["pong"] == ["kl, τ = 0.01", "teacher"]
+    assert [tick.get_text().split()[0] for tick in axes["pong"].get_xticklabels()] == ["net3", "net1"]
+    one = measure(runs[1:], lambda student, game: np.full(5, 19.0) if student.protocol == "paper" else np.empty(0))
+    assert charts.score_against_size(one, tmp_path) is None
+
+
+@pytest.mark.parametrize("letters", [3, 60, 1000])
+def test_a_legend_is_never_cut_off_nor_wider_than_the_picture(tmp_path, letters):
+    figure, axes = figure_of(["pong"])
+    for number in range(4):
+        axes["pong"].plot([0, 1], [0, number], label=f"{number}" + " word" * (letters // 5))
+    picture = np.asarray(Image.open(finish(figure, axes, tmp_path / "x.png")).convert("L"))
+    assert picture.shape[1] <= 910
+    assert min(edge.min() for edge in (picture[:2], picture[-2:], picture[:, :2].T, picture[:, -2:].T)) == 255
+
+
 # From the command line
 
 
@@ -241,7 +377,7 @@ def test_students_under_other_rules_stand_in_columns_of_their_own(tmp_path):
     found = measured(write_run(tmp_path, together), write_run(tmp_path, halves, protocol="machado"))
     head, *_ = table(report(found), "2 games in one student")
     assert sum("protocol paper" in cell for cell in head) == sum("protocol machado" in cell for cell in head) == 1
-    rows = [row[2] for row in table(report(found), "All runs")[2:]]
+    rows = [row[3] for row in table(report(found), "All runs")[2:]]
     assert len(set(rows)) == 2
 
 
@@ -252,6 +388,36 @@ def test_folders_of_tests_are_left_out(tmp_path, monkeypatch, capsys):
     out, err = capsys.readouterr()
     assert f"left out: {test} is of a test" in err
     assert "9.0" not in out.split("## All runs")[1].split("Score: ")[0]
+
+
+def test_a_folder_of_runs_will_do_and_so_will_a_pattern_that_no_shell_expanded(tmp_path, monkeypatch, capsys):
+    logs = tmp_path / "deep" / "lightning_logs"
+    folders = [write_run(logs, {"pong": [score]}, seed=n) for n, score in enumerate((3.0, 5.0))]
+    test = write_run(logs, {"pong": [9.0]}, more={"verbose": True})
+    assert run_main(monkeypatch, *folders) == 0
+    expected = capsys.readouterr().out
+    for words in ([tmp_path], [logs], [f"{logs}/*"], [f"{tmp_path}/*/*"], [logs, folders[0]]):
+        assert run_main(monkeypatch, *words) == 0
+        out, err = capsys.readouterr()
+        assert out == expected
+        assert err == f"left out: {test} is of a test, whose run has a folder of its own\n"
+    assert run_main(monkeypatch, tmp_path / "nothing*") == 1
+    assert "nothing*: has no config.yaml; name folders of runs" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert run_main(monkeypatch, tmp_path / "empty") == 1
+    assert "no run that has played" in capsys.readouterr().err
+
+
+def test_a_reproductions_run_that_was_killed_and_went_on_is_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    task = tmp_path / "runs" / "pong-net1-kl-seed0"
+    killed = write_run(task / "lightning_logs", {"pong": [2.0]}, updates=(0, 50))
+    whole = write_run(task / "lightning_logs", {"pong": [5.0]}, updates=(100,))
+    (task / "begun.json").touch()
+    os.utime(killed / "returns.csv", (1, 1))
+    (run,) = runs_in([tmp_path])
+    assert (list(run.curve["pong"]), run.student.updates) == ([0, 50, 100], 100)
+    assert run.folders.split(";") == [str(folder.relative_to(tmp_path)) for folder in (killed, whole)]
 
 
 def test_a_folder_that_was_left_before_its_settings_were_written_is_left_out(tmp_path, monkeypatch, capsys):
@@ -274,7 +440,7 @@ def test_the_runs_of_a_student_of_several_games_are_drawn_for_all_games_at_once(
     names = [f"game{n}" for n in range(10)]
     apart, together = (
         summarise(
-            [Measure(name, tuple(np.full(4, 10.0 * w) for w in worth), np.full(3, 10.0), shared) for name in names]
+            [Measure(name, tuple(np.full(5, 10.0 * w) for w in worth), np.full(5, 10.0), shared) for name in names]
         )
         for shared in (False, True)
     )
@@ -326,7 +492,7 @@ def test_shards_that_were_mixed_are_no_teachers_score(tmp_path, field, other):
 
 def test_a_run_is_drawn_with_the_teacher_that_learned_with_it(tmp_path):
     worth = (10.0, 20.0, 30.0)  # student and teacher of a run are equally good, so a share is 100% whatever is drawn
-    runs = [read_run(add_teacher(write_run(tmp_path, {"pong": [w] * 4}, seed=n), {"pong": {0: [w] * 4, 100: [w] * 4}}))
+    runs = [read_run(add_teacher(write_run(tmp_path, {"pong": [w] * 5}, seed=n), {"pong": {0: [w] * 5, 100: [w] * 5}}))
             for n, w in enumerate(worth)]  # fmt: skip
     ((games),) = measure(runs, lambda student, game: teacher_of({}, runs, student, game)).values()
     assert limits(games["pong"].resampled(np.random.default_rng(0))) == pytest.approx((100, 100))
@@ -411,7 +577,7 @@ def test_students_of_live_teachers_differ_in_who_acted(tmp_path):
 def test_what_is_set_to_the_same_for_all_is_said_once(tmp_path):
     text = report(measured(*(write_run(tmp_path, {"pong": [1.0]}, data={"batch_size": n}) for n in (64, 128))))
     assert "All of them: learning_rate 0.003, protocol paper." in text
-    assert [row[2] for row in table(text, "All runs")[2:]] == [
+    assert [row[3] for row in table(text, "All runs")[2:]] == [
         "kl, τ = 0.01, batch_size 128",
         "kl, τ = 0.01, batch_size 64",
     ]
@@ -434,7 +600,7 @@ def test_how_steadily_a_student_follows_is_of_the_second_half(tmp_path, capsys, 
         expected.append((center, math.sqrt(sum((m - center) ** 2 for m in means) / (len(means) - 1))))
     assert row[:5] == ["pong", "5", "6", *(f"{m:.1f} ± {d:.1f}" for m, d in expected)]
     assert row[5] == f"{expected[1][1] / expected[0][1]:.2f}"
-    assert Image.open(tmp_path / "out" / "curves.png").size[0] == 900
+    assert 850 <= Image.open(tmp_path / "out" / "curves.png").size[0] <= 910
 
 
 def test_runs_without_a_live_teacher_have_no_such_table(tmp_path, capsys, monkeypatch):

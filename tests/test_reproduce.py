@@ -20,6 +20,7 @@ from pd_lightning.report import read_run
 from pd_lightning.reproduce import EXPERIMENTS, Task, TaskError, execute, plan
 from pd_lightning.reproduce.__main__ import main
 from pd_lightning.reproduce.plans import Settings
+from pd_lightning.reproduce.results import duration
 from pd_lightning.reproduce.tasks import run_folders
 from pd_lightning.reproduce.workers import here, on_cluster, places
 
@@ -193,6 +194,14 @@ def test_each_gpu_has_a_task_or_tasks_share_the_cores(monkeypatch):
     monkeypatch.setattr("os.cpu_count", lambda: 8)
     assert places(0) == [{}]
     assert places(4) == [{"OMP_NUM_THREADS": "2"}] * 4
+
+
+# What is written
+
+
+def test_less_than_an_hour_is_said_in_minutes():
+    assert [duration(seconds) for seconds in (54, 3540, 3600, 9000)] == ["0.9 minutes", "59.0 minutes", "1.0 hours",
+                                                                         "2.5 hours"]  # fmt: skip
 
 
 # All of it

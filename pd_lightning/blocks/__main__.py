@@ -17,6 +17,8 @@ from pd_lightning.blocks.reading import Shard
 
 def _groups(path: Path) -> dict[Path, list[Path]]:
     """Shards by what they are reported as: a file, a game's folder, or every game in a folder of games."""
+    if path.is_file() and path.suffix != ".h5":
+        raise fault(path, "file", "no shard", "a shard (.h5), or a folder with some", "name another")
     if not path.is_dir():
         return {path: [path]}
     games = [] if numbered(path) else [game for game in sorted(path.glob("*/")) if numbered(game)]

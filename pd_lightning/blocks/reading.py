@@ -66,9 +66,9 @@ class Shard:
         self.path = Path(path)
         if not os.path.isfile(self.path):
             value = "a folder" if os.path.isdir(self.path) else "missing"
-            raise fault(
-                self.path, "file", value, "a shard", f"record it: {record_command(self.path.absolute().parent)}"
-            )
+            known = self.path.suffix == ".h5"
+            step = f"record it: {record_command(self.path.absolute().parent)}" if known else "name another"
+            raise fault(self.path, "file", value, "a shard (.h5), or a folder with some", step)
         try:
             self._identity = _identity(os.stat(self.path))
             # Finished shards never change, so a lock would only keep out of read-only and network folders.

@@ -46,8 +46,9 @@ def show_steps(progress: Progress, name: str, goal: int) -> Callable[[int], None
         nonlocal bar
         if bar is None:
             bar = progress.add_task(name, total=goal, unit="steps", rate="")
-        speed = progress.tasks[bar].speed
-        progress.update(bar, advance=count, rate=f"{speed:,.0f}/s" if speed else "")
+        task = progress.tasks[bar]
+        done = task.completed + count  # of the episodes that were begun all are finished
+        progress.update(bar, completed=done, total=max(goal, done), rate=f"{task.speed:,.0f}/s" if task.speed else "")
 
     return step
 

@@ -1,6 +1,7 @@
 """The paper's tables, learning curves and intervals from runs' own logs: `python -m pd_lightning.report RUN...`.
 
-The rooms: `runs` <- `measures` <- `tables` <- `following`, `charts`; each imports only from those to its left.
+The rooms: `runs` <- `folders`, `recorded`, `labels`, `measures` <- `tables` <- `lines`, `following`, `teachers`,
+`pictures` <- `charts`; each imports only from those to its left.
 """
 
 from pd_lightning.report.measures import Measure, summarise

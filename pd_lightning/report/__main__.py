@@ -1,4 +1,7 @@
-"""`python -m pd_lightning.report RUN...`: the paper's tables from the runs' own logs."""
+"""`python -m pd_lightning.report RUN...`: the paper's tables from the runs' own logs.
+
+A folder with runs somewhere below it will do: `lightning_logs`, or that of a reproduction.
+"""
 
 from __future__ import annotations
 
@@ -8,30 +11,12 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 
 from pd_lightning.blocks import ShardError
+from pd_lightning.report.folders import runs_in
 from pd_lightning.report.following import following_table
+from pd_lightning.report.lines import write_csv
 from pd_lightning.report.recorded import recordings_of, teacher_of
-from pd_lightning.report.runs import ReportError, Run, check_distinct, is_test, read_run
-from pd_lightning.report.tables import measure, report, write_csv
-
-
-def runs_in(folders: list[Path]) -> list[Run]:
-    """The runs of these folders; those that never played have no score, and are left out with a note.
-
-    Raises:
-        ReportError: a folder is no run, two are the same run, or there is none.
-    """
-    runs = []
-    for folder in folders:
-        if folder.is_dir() and not (folder / "returns.csv").is_file():
-            print(f"left out: {folder} has no returns.csv, nothing was played", file=sys.stderr)
-        elif is_test(folder):
-            print(f"left out: {folder} is of a test, whose run has a folder of its own", file=sys.stderr)
-        else:
-            runs.append(read_run(folder))
-    if not runs:
-        raise ReportError(f"{', '.join(map(str, folders))}: no run that has played; run `python train.py fit` first")
-    check_distinct(runs)
-    return runs
+from pd_lightning.report.runs import ReportError
+from pd_lightning.report.tables import measure, report
 
 
 def main() -> int:
@@ -39,7 +24,13 @@ def main() -> int:
     parser = ArgumentParser(
         prog="python -m pd_lightning.report", description="The paper's tables, from runs' own logs."
     )
-    parser.add_argument("runs", nargs="+", type=Path, help="folders of runs, such as lightning_logs/version_0")
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        type=Path,
+        help="folders of runs, such as lightning_logs/version_0, or one that has runs somewhere below it, such as "
+        "lightning_logs; those of `test` are left out",
+    )
     parser.add_argument(
         "--root",
         type=Path,

@@ -2,64 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from pd_lightning.networks import SIZES
-from pd_lightning.report.measures import Measure
-from pd_lightning.report.runs import Run, Student, shared_settings, told_apart
+from pd_lightning.report.labels import label_of, shared_settings
+from pd_lightning.report.measures import FEWEST, Measure
+from pd_lightning.report.pictures import figure_of, finish, styles_of
+from pd_lightning.report.runs import Run
 from pd_lightning.report.tables import Measures, parameters_of
+from pd_lightning.report.teachers import learning_curves_of, teachers_of
 from pd_lightning.scores import interval
 
-matplotlib.use("Agg")  # a file, never a window
-WIDTH = 9.0
-"""Inches; at 100 dots an inch that is the width of a README."""
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-"""Okabe and Ito's: told apart by the colour-blind."""
-
-
-def figure_of(games: Sequence[str], columns: int = 2) -> tuple[Figure, dict[str, Axes]]:
-    """A figure with a plot for each game."""
-    columns = min(columns, len(games))
-    rows = -(-len(games) // columns)
-    figure = Figure((WIDTH, 3.2 * rows + 0.6), dpi=100, layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axis in axes[len(games) :]:
-        axis.remove()
-    for game, axis in zip(games, axes, strict=False):
-        axis.set_title(game, fontsize=10)
-        axis.grid(alpha=0.3)
-        axis.spines[["top", "right"]].set_visible(False)
-    return figure, dict(zip(games, axes, strict=False))
-
-
-def label_of(student: Student, shared: tuple[str, ...], *, updates: bool = False) -> str:
-    """What a line is called, but for settings that all lines share; `updates` if they differ in those."""
-    together = [f"{len(student.games)} games"] if len(student.games) > 1 else []
-    after = [f"{student.updates:,} updates"] if updates else []
-    return ", ".join([student.size, told_apart(student, shared), *together, *after])
-
-
-def finish(figure: Figure, axes: dict[str, Axes], path: Path) -> Path:
-    """A legend below, and the file."""
-    handles: dict[str, object] = {}
-    for axis in axes.values():
-        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
-            handles.setdefault(label, handle)
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, fontsize=8, frameon=False)  # pyright: ignore[reportArgumentType]
-    figure.savefig(path)
-    return path
+DASHES = ("--", ":", "-.", (0, (8, 3)), (0, (1, 4)))
+"""Of teachers' lines, one after the other."""
 
 
 def draw(axis: Axes, curves: Sequence[dict[int, np.ndarray]], **style: Any) -> None:
     """A line of mean returns, and around it what lies between runs; of a single run, the 95% interval of its means.
+
+    Of fewer than `FEWEST` episodes there is no such interval, as in the tables.
 
     Args:
         axis: where.
@@ -71,34 +39,34 @@ def draw(axis: Axes, curves: Sequence[dict[int, np.ndarray]], **style: Any) -> N
     axis.plot(updates, means.mean(0), **style)
     low, high = means.min(0), means.max(0)
     if len(curves) == 1:
-        low, high = np.array([interval(curves[0][update]) for update in updates]).T
+        enough = [curves[0][update] if len(curves[0][update]) >= FEWEST else () for update in updates]
+        low, high = np.array([interval(values) for values in enough]).T
     axis.fill_between(updates, low, high, color=style["color"], alpha=0.15, linewidth=0)
 
 
 def learning_curves(runs: Sequence[Run], measures: Measures, path: Path) -> Path:
-    """Mean return over updates: a line for each student, and for its teacher if that learned meanwhile."""
-    games = sorted({game for run in runs for game in run.curve})
-    figure, axes = figure_of(games)
-    shared = shared_settings(measures)
-    several = len({student.updates for student in measures}) > 1
-    for number, student in enumerate(measures):
-        colour = COLOURS[number % len(COLOURS)]
+    """Mean return over updates: a line for each student, and for each teacher."""
+    figure, axes = figure_of(sorted({game for run in runs for game in run.curve}))
+    shared, several = shared_settings(measures), len({student.updates for student in measures}) > 1
+    labels = {student: label_of(student, shared, updates=several) for student in measures}
+    styles = styles_of(labels.values())
+    learning = {student: learning_curves_of(runs, student) for student in measures}
+    together = len({labels[student] for student, curves in learning.items() if curves}) > 1
+    for student, label in labels.items():
         mine = [run for run in runs if run.student == student]
         for game in student.games:
-            label = label_of(student, shared, updates=several)
-            draw(axes[game], [run.curve[game] for run in mine], color=colour, label=label, marker=".")
-            learning = [run.teacher[game] for run in mine if len(run.teacher.get(game, {})) > 1]
-            if learning:
-                draw(axes[game], learning, color="grey", label="teacher, learning", marker=".", linestyle="--")
+            draw(axes[game], [run.curve[game] for run in mine], label=label, **styles[label])
+        for game, curves in learning[student].items():
+            name = f"teacher of {label}, learning" if together else "teacher, learning"
+            style = styles[label] if together else styles[label] | {"color": "grey"}
+            draw(axes[game], curves, label=name, linestyle="--", **style)
+    dashes: dict[str, Any] = {}
     for game, axis in axes.items():
-        learning = {run.student for run in runs if len(run.teacher.get(game, {})) > 1}
-        teachers = [
-            found[game].teacher
-            for student, found in measures.items()
-            if game in found and len(found[game].teacher) and student not in learning
-        ]
-        if teachers:
-            axis.axhline(teachers[0].mean(), color="grey", linestyle="--", linewidth=1, label="teacher")
+        frozen = {student: found[game].teacher for student, found in measures.items()
+                  if game in found and game not in learning[student]}  # fmt: skip
+        for name, mean in teachers_of(frozen, labels).items():
+            dash = dashes.setdefault(name, DASHES[len(dashes) % len(DASHES)])
+            axis.axhline(mean, color="grey", linestyle=dash, linewidth=1.2, label=name)
         axis.set_xlabel("updates", fontsize=8)
         axis.set_ylabel("mean return", fontsize=8)
     return finish(figure, axes, path)
@@ -106,37 +74,38 @@ def learning_curves(runs: Sequence[Run], measures: Measures, path: Path) -> Path
 
 def score_against_size(measures: Measures, path: Path) -> Path | None:
     """Percent above random of single-game students over their parameters; nothing if there is one size only."""
-    single = {student: games for student, games in measures.items() if len(student.games) == 1}
-    games = sorted({game for found in single.values() for game in found})
-    if len({student.size for student in single} & SIZES.keys()) < 2:
+    single = {student: found for student, games in measures.items() for found in games.values()
+              if len(student.games) == 1 and student.size in SIZES and not math.isnan(found.above_random)}  # fmt: skip
+    if len({student.size for student in single}) < 2:
         return None
-    figure, axes = figure_of(games)
+    figure, axes = figure_of(sorted({found.game for found in single.values()}))
     shared, several = shared_settings(single), len({student.updates for student in single}) > 1
     # A line joins students that differ in their size alone.
-    lines = {student: label_of(replace(student, size=""), shared, updates=several).strip(", ") for student in single}
-    labels = sorted(set(lines.values()))
+    lines = {student: label_of(replace(student, size=""), shared, updates=several) for student in single}
+    styles = styles_of(sorted(lines.values()))
     for game, axis in axes.items():
-        for number, label in enumerate(labels):
-            mine = {student.size: found[game] for student, found in single.items()
-                    if lines[student] == label and game in found and student.size in SIZES}  # fmt: skip
-            draw_sizes(axis, mine, COLOURS[number % len(COLOURS)], label)
+        mine = {student: found for student, found in single.items() if found.game == game}
+        for label, style in styles.items():
+            sizes = {student.size: found for student, found in mine.items() if lines[student] == label}
+            draw_sizes(axis, sizes, label, style)
         axis.axhline(100, color="grey", linestyle="--", linewidth=1, label="teacher")
-        name_sizes(axis, game, {student.size for student, found in single.items() if game in found} & SIZES.keys())
+        name_sizes(axis, game, {student.size for student in mine})
     return finish(figure, axes, path)
 
 
-def draw_sizes(axis: Axes, sizes: Mapping[str, Measure], colour: str, label: str) -> None:
+def draw_sizes(axis: Axes, sizes: Mapping[str, Measure], label: str, style: Mapping[str, Any]) -> None:
     """A line through the scores of a student in several sizes, and a dot for each run."""
     points = sorted((parameters_of(found.game, size), found) for size, found in sizes.items())
-    if points:
-        axis.plot([x for x, _ in points], [found.above_random for _, found in points], color=colour, label=label)
-    for x, found in points:
-        each = [Measure(found.game, (values,), found.teacher).above_random for values in found.runs]
-        axis.plot([x] * len(each), each, color=colour, marker="o", markersize=4, linestyle="", alpha=0.6)
+    if not points:
+        return
+    axis.plot([x for x, _ in points], [found.above_random for _, found in points], **style, label=label)
+    x = [x for x, found in points for _ in found.runs]
+    each = [Measure(f.game, (values,), f.teacher).above_random for _, f in points for values in f.runs]
+    axis.plot(x, each, **style, linestyle="", alpha=0.5)
 
 
 def name_sizes(axis: Axes, game: str, sizes: Iterable[str]) -> None:
-    """Axes that begin at zero, or below it, and name the sizes."""
+    """Axes that begin at zero, or below it, and name the sizes that have a score."""
     known = sorted((parameters_of(game, size), size) for size in sizes)
     axis.set_xscale("log")
     axis.set_xticks([x for x, _ in known], [f"{size}\n{x / 1000:,.0f}k" for x, size in known], fontsize=8)

@@ -12,6 +12,8 @@ from scipy import stats
 from pd_lightning.scores import SCORES, normalised, percent_of_teacher
 
 RESAMPLES = 10_000
+FEWEST = 5
+"""Episodes of a run, or of a teacher, that an interval asks for: fewer, drawn anew, hardly differ."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Measure:
         teacher: returns of the teacher's episodes; empty if there are none by the same rules.
         together: whether each run is one student of this game and others.
         own: where each run has a teacher of its own, which learned with it: the returns of each, else nothing.
+        folders: of each run, as they are shown; nothing if nobody asks.
     """
 
     game: str
@@ -31,6 +34,7 @@ class Measure:
     teacher: np.ndarray
     together: bool = False
     own: tuple[np.ndarray, ...] = ()
+    folders: tuple[str, ...] = ()
 
     @property
     def score(self) -> float:
@@ -64,13 +68,14 @@ class Measure:
         """Percentages of the teacher, float64 [RESAMPLES], of runs, their episodes and the teacher's drawn anew.
 
         Runs are drawn first, then episodes within them: episodes of one run share its weights. Of a single run only
-        its episodes can be drawn, and the interval says nothing about other seeds.
+        its episodes can be drawn, and the interval says nothing about other seeds. All are nan where a run or a
+        teacher has fewer than `FEWEST` episodes.
 
         Args:
             rng: what is drawn by.
             chosen: the runs that were drawn, int64 [runs, RESAMPLES], if they are drawn for several games together.
         """
-        if not len(self.teacher):
+        if min(map(len, (*self.runs, *(self.own or (self.teacher,))))) < FEWEST:
             return np.full(RESAMPLES, np.nan)
         chosen = draw_runs(len(self.runs), rng) if chosen is None else chosen
         scores = _scores(self.runs, chosen, rng)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,6 @@ NO_DIFFERENCE = {"games", "seed", "cache", "threads", "memory", "updates", "beta
 LEARNING = ("max_steps", "max_epochs", "accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm",
             "callbacks")  # fmt: skip
 """Options of the Trainer that change what is learned."""
-ALWAYS_SAID = ("batch_size", "mixing", "weights", "learn", "fresh", "memory", "learning_rate", "optimizer",
-               "lr_scheduler", "protocol", "FIRE")  # fmt: skip
-"""Settings that are shown even where all students share them."""
 
 
 class ReportError(ValueError):
@@ -56,9 +53,15 @@ class Student:
 
     @property
     def said(self) -> tuple[str, ...]:
-        """Settings and rules of play, each as it is shown."""
+        """Settings and rules of play, each as it is shown, but for those that updates and protocol say already."""
+        again = (f"max_steps {self.updates}", f"played_by_protocol {self.protocol}")
+        return (*(each for each in self.settings if each not in again), *self.rules)
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """Of the rollouts, each as it is shown."""
         pressed = () if self.fire is None else ("FIRE pressed",) if self.fire else ("FIRE not pressed",)
-        return (*self.settings, f"protocol {self.protocol}", *pressed)
+        return (f"protocol {self.protocol}", *pressed)
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ class Run:
         student: what was trained.
         curve: returns of the episodes by game and update, float64 [n].
         teacher: the same of the teacher, if it was live.
+        earlier: folders of the attempts that it goes on from.
     """
 
     folder: Path
@@ -78,6 +82,14 @@ class Run:
     student: Student
     curve: dict[str, dict[int, np.ndarray]]
     teacher: dict[str, dict[int, np.ndarray]] = field(default_factory=dict)
+    earlier: tuple[Path, ...] = ()
+
+    @property
+    def folders(self) -> str:
+        """All that it is read from, joined by `;`: relative to the current folder where they lie in it."""
+        here = Path.cwd()
+        every = (*self.earlier, self.folder)
+        return ";".join(str(each.relative_to(here) if each.is_relative_to(here) else each) for each in every)
 
     @property
     def returns(self) -> dict[str, np.ndarray]:
@@ -116,15 +128,6 @@ def read_run(folder: Path) -> Run:
     return Run(folder, seed, Student(*what, max(updates), protocol, fire, root), curve, teacher)
 
 
-def is_test(folder: Path) -> bool:
-    """Whether a folder is of `python train.py test` or `validate`: a score of a run that has a folder of its own."""
-    try:
-        config = yaml.safe_load((folder / "config.yaml").read_text())
-    except (OSError, ValueError, yaml.YAMLError):
-        return False
-    return isinstance(config, dict) and "verbose" in config  # an option of theirs alone
-
-
 def joined(attempts: Sequence[Run]) -> Run:
     """A run that was resumed, from the folders of all attempts, the newest last: what was played twice counts once."""
     curve: dict[str, dict[int, np.ndarray]] = defaultdict(dict)
@@ -137,7 +140,8 @@ def joined(attempts: Sequence[Run]) -> Run:
     kept = {
         game: {update: points[update] for update in sorted(points) if update <= last} for game, points in curve.items()
     }
-    return replace(attempts[-1], curve=kept, teacher=dict(teacher))
+    earlier = tuple(attempt.folder for attempt in attempts[:-1])
+    return replace(attempts[-1], curve=kept, teacher=dict(teacher), earlier=earlier)
 
 
 def read_curve(path: Path) -> dict[str, dict[int, np.ndarray]]:
@@ -173,6 +177,7 @@ def describe(config: dict[str, Any], games: tuple[str, ...]) -> tuple[str, str, 
     data = config.get("data", {}).get("init_args", {})
     acts = acting(data) if "beta" in data else ""
     ignored = NO_DIFFERENCE - ({"memory"} if acts else set())  # in live play it is how many states are kept
+    ignored |= set() if data.get("learn") else {"lessons"}  # of a teacher that learns
     for source, names in ((data, data.keys() - ignored), (config.get("trainer", {}), LEARNING)):
         settings |= {name: source[name] for name in names if source.get(name) not in (None, {}, [], False)}
     for name in {"protocol", "fire"} & settings.keys():  # of live play; a score's are the rollouts'
@@ -203,35 +208,3 @@ def acting(data: dict[str, Any]) -> str:
         return "the teacher acts" if first else "the student acts"
     begins = f"the teacher acts at {first:.0%} of the steps"
     return begins if first == last else f"{begins}, after {data['beta_steps']:,} at {last:.0%}"
-
-
-def shared_settings(students: Iterable[Student]) -> tuple[str, ...]:
-    """What is set to the same for all of them."""
-    every = [student.said for student in students]
-    return tuple(each for each in every[0] if all(each in other for other in every)) if len(every) > 1 else ()
-
-
-def told_apart(student: Student, shared: tuple[str, ...]) -> str:
-    """A student's loss, who acted, and those of its settings that not all have."""
-    return ", ".join(filter(None, [student.loss, student.acts, *worth_saying(student, shared)]))
-
-
-def worth_saying(student: Student, shared: tuple[str, ...]) -> list[str]:
-    """What not all share; of a student that is alone, what is always said."""
-    return [each for each in student.said if (each not in shared if shared else always_said(each))]
-
-
-def always_said(setting: str) -> bool:
-    """Whether a setting, as it is shown, is said even if all share it."""
-    return setting.split()[0] in ALWAYS_SAID
-
-
-def check_distinct(runs: Iterable[Run]) -> None:
-    """Raises a ReportError if two runs have the same settings and seed: one would count twice."""
-    seen: dict[tuple[Student, int], Path] = {}
-    for run in runs:
-        other = seen.setdefault((run.student, run.seed), run.folder)
-        if other != run.folder:
-            raise ReportError(
-                f"{run.folder}: has the same settings and seed as {other}; a run counts once, so leave one of them out"
-            )

@@ -1,34 +1,33 @@
-"""The paper's tables, from measures: Markdown for people, CSV for programs."""
+"""The paper's tables, from measures, in Markdown."""
 
 from __future__ import annotations
 
-import csv
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
 from pd_lightning.atari import action_meanings
 from pd_lightning.networks import SIZES, QNetwork, parameter_count
-from pd_lightning.report.measures import RESAMPLES, Measure, Summary, limits, summarise
-from pd_lightning.report.runs import Run, Student, always_said, shared_settings, told_apart
+from pd_lightning.report.labels import about, always_said, compared, shared_settings, told_apart
+from pd_lightning.report.measures import FEWEST, RESAMPLES, Measure, Summary, limits, summarise
+from pd_lightning.report.runs import Run, Student
+from pd_lightning.scores import SCORES
 
 Measures = dict[Student, dict[str, Measure]]
 """Every student with its games, both in the order in which they are shown."""
 Key = Callable[[Student], object]
 
-CSV = """size loss games settings acts updates protocol game run episodes return return_std teacher percent_of_teacher
-above_random human_normalised"""
 NOTES = f"""\
 Score: mean over runs of the mean return of their last rollout. Of teacher: 100 x score / mean return of the teacher's
-recorded episodes (a live one's: those of its score), as in the paper. Above random: (score - random) / (teacher -
-random), which also holds where scores do not begin at zero (Pong). Human-normalised: by the scores of Wang et al.
-(2016). Intervals: 95%, bootstrap over runs, their episodes and the teacher's ({RESAMPLES:,} resamples); those of a
-single run say nothing about other seeds. A dash: not known, or without a meaning, as a share of a score that is not
-positive."""
+recorded episodes (a live one's: those of its score), as in the paper; without a meaning where the score is negative or
+the teacher's not positive. Above random: (score - random) / (teacher - random), which also holds where scores do not
+begin at zero (Pong). Human-normalised: by the scores of Wang et al. (2016). Intervals: 95%, bootstrap over runs, their
+episodes and the teacher's ({RESAMPLES:,} resamples); those of a single run say nothing about other seeds. There is none
+(-) where a run or the teacher has fewer than {FEWEST} episodes, which say too little about their spread, or where it
+would reach below zero. A dash: not known, or without a meaning."""
 
 
 def order_of(student: Student) -> tuple:
@@ -58,6 +57,7 @@ def measure(runs: Iterable[Run], teachers: Callable[[Student, str], np.ndarray])
                 teachers(student, game),
                 together=len(student.games) > 1,
                 own=learning_teachers(groups[student], game),
+                folders=tuple(run.folders for run in groups[student]),
             )
             for game in student.games
         }
@@ -76,9 +76,26 @@ def percent(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.1f}%"
 
 
-def spread(low: float, high: float) -> str:
-    """An interval of percentages, or nothing."""
-    return "" if math.isnan(low) else f" ({low:.1f} to {high:.1f})"
+def with_interval(value: float, low: float, high: float) -> str:
+    """A percentage and its interval: a dash if that is unknown, or begins where percentages have no meaning."""
+    if math.isnan(value):
+        return "-"
+    return f"{percent(value)} ({low:.1f} to {high:.1f})" if low >= 0 else f"{percent(value)} (-)"
+
+
+def of_teacher(found: Measure) -> float:
+    """Percent of the teacher; nan also where the score is negative, and the percentage without a meaning."""
+    return math.nan if found.score < 0 else found.percent
+
+
+def cell(found: Measure | None) -> str:
+    """Score and percent of the teacher; above random, where only that has a meaning."""
+    if found is None:
+        return "-"
+    share, below_zero = of_teacher(found), found.game in SCORES and SCORES[found.game].random < 0
+    instead = below_zero and math.isnan(share) and not math.isnan(found.above_random)
+    above = f" ({percent(found.above_random)} above random)" if instead else ""
+    return f"{found.score:.1f}, {percent(share)}{above}"
 
 
 def markdown(head: list[str], rows: list[list[str]]) -> str:
@@ -90,25 +107,40 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
 def detail(measures: Measures) -> str:
     """Every student in every game."""
     rows, shared = [], shared_settings(measures)
-    for student, games in measures.items():
-        for game, found in games.items():
-            low, high = limits(found.resampled(np.random.default_rng(0)))
-            episodes = "/".join(sorted({str(len(values)) for values in found.runs}))
-            each = ", ".join(f"{values.mean():.1f}" for values in found.runs)
-            rows.append([
-                game, student.size, told_apart(student, shared), f"{student.updates:,}",
-                f"{len(found.runs)} x {episodes}", each, f"{found.score:.1f}",
-                f"{found.teacher.mean():.1f}" if len(found.teacher) else "-",
-                percent(found.percent) + spread(low, high), percent(found.above_random), percent(found.human),
-            ])  # fmt: skip
+    every = [(student, found) for student, games in measures.items() for found in games.values()]
+    for student, found in every:
+        low, high = limits(found.resampled(np.random.default_rng(0)))
+        episodes = "/".join(sorted({str(len(values)) for values in found.runs}))
+        each = ", ".join(f"{values.mean():.1f}" for values in found.runs)
+        rows.append([
+            found.game, student.size, told_apart(student, shared), f"{student.updates:,}",
+            f"{len(found.runs)} x {episodes}", each, f"{found.score:.1f}",
+            f"{found.teacher.mean():.1f}" if len(found.teacher) else "-",
+            with_interval(of_teacher(found), low, high), percent(found.above_random), percent(found.human),
+        ])  # fmt: skip
     head = ["game", "size", "loss and settings", "updates", "runs x episodes", "return of each run", "score", "teacher",
             "of teacher (95%)", "above random", "human-normalised"]  # fmt: skip
+    if len(rows) > 1:
+        head, rows = ["row", *head], [[str(number), *row] for number, row in enumerate(rows, 1)]
     said = ", ".join(filter(always_said, shared))
-    return (f"All of them: {said}.\n\n" if said else "") + markdown(head, rows)
+    return (f"All of them: {said}.\n\n" if said else "") + markdown(head, rows) + folders([found for _, found in every])
+
+
+def folders(rows: Sequence[Measure]) -> str:
+    """Which runs each row is of, if there are several rows."""
+    if len(rows) < 2:
+        return ""
+    lines = []
+    for number, found in enumerate(rows, 1):
+        each = ", ".join(f"`{folder}`" for run in found.folders for folder in run.split(";"))
+        lines.append(f"{number}. {found.game}: {each}")
+    return "\n\nThe folders of each row's runs:\n\n" + "\n".join(lines)
 
 
 def comparison(students: Mapping[str, Mapping[str, Measure]]) -> str:
     """Games as rows, students as columns: score, and percent of the teacher; below, what sums them up.
+
+    Where students had different teachers, the means of all are shown.
 
     Args:
         students: what a column is called, to its measures.
@@ -116,19 +148,16 @@ def comparison(students: Mapping[str, Mapping[str, Measure]]) -> str:
     games = sorted({game for column in students.values() for game in column})
     rows = []
     for game in games:
-        teacher = next((column[game].teacher for column in students.values() if game in column), np.empty(0))
-        row = [game, f"{teacher.mean():.1f}" if len(teacher) else "-"]
-        for column in students.values():
-            found = column.get(game)
-            row.append("-" if found is None else f"{found.score:.1f}, {percent(found.percent)}")
-        rows.append(row)
+        teachers = [column[game].teacher for column in students.values() if game in column]
+        means = dict.fromkeys(f"{teacher.mean():.1f}" for teacher in teachers if len(teacher))
+        rows.append([game, " / ".join(means) or "-", *(cell(column.get(game)) for column in students.values())])
     sums: list[Summary | None] = [
         summarise([column[game] for game in games]) if set(games) <= set(column) else None
         for column in students.values()
     ]
     if len(games) > 1:  # a mean over one game is that game
         for name, show in (
-            ("geometric mean of %", lambda s: percent(s.geometric[0]) + spread(*s.geometric[1:])),
+            ("geometric mean of %", lambda s: with_interval(*s.geometric)),
             ("interquartile mean above random", lambda s: percent(s.interquartile)),
             ("median human-normalised", lambda s: percent(s.human)),
         ):
@@ -152,14 +181,6 @@ def columns(measures: Measures, label: Key, same: Callable[[Student], Student]) 
     return [(student, group) for student, group in groups.items() if len(group) > 1]
 
 
-def about(student: Student, shared: tuple[str, ...], *without: str) -> str:
-    """What a table's students have in common."""
-    settings = [each for each in student.said if always_said(each) or (shared and each not in shared)]
-    parts = {"size": student.size, "loss": student.loss, "updates": f"{student.updates:,} updates",
-             "acts": student.acts, "settings": ", ".join(settings)}  # fmt: skip
-    return ", ".join(text for name, text in parts.items() if name not in without and text)
-
-
 def report(measures: Measures) -> str:
     """All tables that these students fill, and all students in detail."""
     parts, shared = [], shared_settings(measures)
@@ -172,8 +193,9 @@ def report(measures: Measures) -> str:
         parts.append(f"## Who acts\n\n{about(student, shared, 'acts')}\n\n{comparison(group)}")
     several = {student: games for student, games in measures.items() if len(student.games) > 1}
     for games in sorted({student.games for student in several}, key=lambda names: (len(names), names)):
-        group = {about(s, shared): found for s, found in several.items() if s.games == games}
-        parts.append(f"## {len(games)} games in one student\n\n{comparison(group)}")
+        common, names = compared([student for student in several if student.games == games], shared)
+        table = comparison({name: several[student] for student, name in names.items()})
+        parts.append("\n\n".join(filter(None, [f"## {len(games)} games in one student", common, table])))
     parts.append(f"## All runs\n\n{detail(measures)}\n\n{NOTES}")
     return "\n\n".join(parts) + "\n"
 
@@ -191,20 +213,3 @@ def share(size: str, games: Mapping[str, Measure]) -> str:
     shares = [parameters_of(game, size) / parameters_of(game, "dqn") for game in games]
     low, high = 100 * min(shares), 100 * max(shares)
     return f"{low:.1f}%" if f"{low:.1f}" == f"{high:.1f}" else f"{low:.1f} to {high:.1f}%"
-
-
-def write_csv(path: Path, measures: Measures) -> None:
-    """A line for each run and game: what programs want of the report."""
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(CSV.split())
-        for student, games in measures.items():
-            for game, found in games.items():
-                for number, values in enumerate(found.runs):
-                    one = Measure(game, (values,), found.teacher)
-                    teacher = float(found.teacher.mean()) if len(found.teacher) else math.nan
-                    deviation = float(values.std(ddof=1)) if len(values) > 1 else math.nan
-                    writer.writerow([student.size, student.loss, " ".join(student.games), ", ".join(student.settings),
-                                     student.acts, student.updates, student.protocol, game, number, len(values),
-                                     one.score, deviation, teacher, one.percent, one.above_random,
-                                     one.human])  # fmt: skip

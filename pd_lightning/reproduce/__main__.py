@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from typing import Literal
 
@@ -87,7 +88,7 @@ def reproduce(
     failed = show(planned.runs, ray, at_once, console)
     ended = [task for task in planned.runs if task.done]
     if ended:
-        path = write_results(ended, settings, " ".join(["python -m pd_lightning.reproduce", *sys.argv[1:]]))
+        path = write_results(ended, settings, shlex.join(["python", "-m", "pd_lightning.reproduce", *sys.argv[1:]]))
         console.print(f"results   {path}", highlight=False, soft_wrap=True)
     return 1 if failed else 0
 

@@ -13,9 +13,10 @@ import torch
 
 from pd_lightning.report.charts import learning_curves, score_against_size
 from pd_lightning.report.following import following_table
+from pd_lightning.report.lines import write_csv
 from pd_lightning.report.recorded import recordings_of, teacher_of
 from pd_lightning.report.runs import joined, read_run
-from pd_lightning.report.tables import measure, report, write_csv
+from pd_lightning.report.tables import measure, report
 from pd_lightning.reproduce.plans import Settings
 from pd_lightning.reproduce.tasks import DONE, Task, run_folders, write_whole
 
@@ -35,7 +36,7 @@ def write_results(tasks: Sequence[Task], settings: Settings, command: str) -> Pa
     Args:
         tasks: runs that have ended.
         settings: theirs.
-        command: that was given.
+        command: that was given, as a shell takes it.
 
     Returns:
         RESULTS.md.
@@ -65,6 +66,11 @@ def write_results(tasks: Sequence[Task], settings: Settings, command: str) -> Pa
     return path
 
 
+def duration(seconds: float) -> str:
+    """In hours, or in minutes where it is not even one."""
+    return f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds / 60:.1f} minutes"
+
+
 def about(settings: Settings, seconds: Sequence[float], shards: dict) -> str:
     """Seeds, episodes, updates, time and machine, and what was learned from."""
     machine = (
@@ -78,7 +84,7 @@ def about(settings: Settings, seconds: Sequence[float], shards: dict) -> str:
     )
     return (
         f"{len(seconds)} runs of {settings.updates:,} updates, seeds {', '.join(map(str, settings.seeds))}, scored "
-        f"over {settings.episodes} episodes under protocol paper; {sum(seconds) / 3600:.1f} hours in all, "
+        f"over {settings.episodes} episodes under protocol paper; {duration(sum(seconds))} in all, "
         f"{min(seconds) / 60:.1f} to {max(seconds) / 60:.1f} minutes each, on {machine}; {packages}.\n\n"
         f"Learned from {played or 'live play'}."
     )

@@ -135,7 +135,8 @@ def from_checkpoint(checkpoint: Mapping[Any, Any], file: Path, game: str | None 
         raise TeacherError(f"{file}: not a checkpoint of PQN or PolicyDistillation; name a .ckpt of pd_lightning")
     if len(games) > 1 and game not in games:
         raise TeacherError(
-            f"{file}: plays {', '.join(map(str, games))[:80]}: a teacher plays one game; name one of these, not {game}"
+            f"{file}: plays {', '.join(map(str, games))[:80]}, and a teacher plays one game: give --game, one of these"
+            + (f" instead of {game}" if game else "")
         )
     chosen = game if game is not None and game in games else next(iter(games))
     others = tuple(f"{part}.{other}." for part in ("heads", "centring") for other in games if other != chosen)
