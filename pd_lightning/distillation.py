@@ -13,6 +13,7 @@ from torchmetrics import MeanMetric
 from pd_lightning.episodes import Policy, policy_of
 from pd_lightning.losses import LOSSES, kl
 from pd_lightning.networks import SIZES, Student
+from pd_lightning.resuming import renew_rate
 from pd_lightning.streaming import Batch
 from pd_lightning.temperature import calibrate, check
 
@@ -63,9 +64,14 @@ class PolicyDistillation(pl.LightningModule):
         """Centres each game's input on its recording; from then on the checkpoint knows.
 
         Raises:
-            ValueError: the loss makes no sense of what was recorded.
+            ValueError: the loss makes no sense of what was recorded, or numbers are too coarse to learn with.
         """
         if stage == "fit":
+            if self.trainer.precision == "16-true":
+                raise ValueError(
+                    "precision is 16-true, in which Adam divides by nothing: choose --trainer.precision 16-mixed, "
+                    "bf16-mixed or 32-true"
+                )
             data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
             self.fire = dict(getattr(data, "fire_rules", dict)())
             for game, outputs in data.outputs.items():
@@ -93,6 +99,10 @@ class PolicyDistillation(pl.LightningModule):
                 "--model.loss nll"
             )
         self.temperatures[game] = 1.0
+
+    def on_train_start(self) -> None:
+        """A resumed run may be longer than the one before, which left its own learning rate behind: perhaps 0."""
+        renew_rate(self.lr_schedulers())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """What was calibrated goes along: a test has no recording to do it again; and how the student is to play."""

@@ -6,6 +6,7 @@ import platform
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 import torch.distributed
 
 
@@ -40,3 +41,11 @@ def refuse_other_devices(mine: Mapping[str, str], what: str) -> None:
                     f"{key} is {other.get(key)} for device {rank} (on {host}), and {value} for device 0 (on "
                     f"{first_host}); give all of them the same {what}"
                 )
+
+
+def renew_rate(schedule: Any) -> None:
+    """Sets the learning rate to what a schedule says now: a checkpoint brings the rate of its own run, perhaps 0."""
+    if not isinstance(schedule, torch.optim.lr_scheduler.LambdaLR):  # --optimizer brings its own, or none
+        return
+    for group, rate, share in zip(schedule.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
+        group["lr"] = rate * share(schedule.last_epoch)

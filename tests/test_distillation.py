@@ -111,6 +111,19 @@ def test_a_run_that_is_shorter_than_the_warm_up_only_rises(datasets):
     assert rates == pytest.approx([0.001, 0.002, 0.003, 0.004])
 
 
+def test_a_run_that_goes_on_after_its_end_learns_from_its_first_update_on(datasets, tmp_path):
+    trainer = fit(datasets, updates=4, warmup=0, learning_rate=0.01)[0]
+    trainer.save_checkpoint(tmp_path / "end.ckpt")
+    rates = fit(datasets, updates=8, ckpt_path=tmp_path / "end.ckpt", warmup=0, learning_rate=0.01)[3].rates
+    assert rates == pytest.approx([0.005, 0.00375, 0.0025, 0.00125])
+
+
+def test_numbers_that_are_too_coarse_to_learn_with_are_refused(datasets):
+    data = data_of(datasets)
+    with pytest.raises(ValueError, match=r"precision is 16-true.*--trainer\.precision 16-mixed"):
+        new_trainer(1, precision="16-true").fit(new_student(data), datamodule=data)
+
+
 def test_the_input_is_centred_on_the_states_that_are_learned_from(run):
     _, student, data, _ = run
     for game, blocks in data.blocks.items():

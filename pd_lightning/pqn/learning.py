@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from pd_lightning.episodes import Policy, policy_of
 from pd_lightning.networks import QNetwork
 from pd_lightning.pqn.games import Minibatch, check_learning
+from pd_lightning.resuming import renew_rate
 from pd_lightning.teacher import load_teacher
 
 LOGITS_TO_Q = 0.01
@@ -140,13 +141,7 @@ class PQN(pl.LightningModule):
 
     def on_train_start(self) -> None:
         """A resumed run may be longer than the one before, which left its own learning rate behind: perhaps 0."""
-        schedule = self.lr_schedulers()
-        if not isinstance(schedule, torch.optim.lr_scheduler.LambdaLR):  # --optimizer brings its own, or none
-            return
-        for group, rate, share in zip(
-            schedule.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True
-        ):
-            group["lr"] = rate * share(schedule.last_epoch)
+        renew_rate(self.lr_schedulers())
 
     def policy(self, game: str) -> Policy:
         """The network's Q-values as a policy, in the precision of training."""
