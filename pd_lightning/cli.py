@@ -14,9 +14,10 @@ from typing import Any
 import pytorch_lightning as pl
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
+from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 
-from pd_lightning.callbacks import Checkpoint, Film, Rollouts
+from pd_lightning.callbacks import Checkpoint, Film, Rollouts, UpdatesBar
 from pd_lightning.checkpoints import (
     explicit_model_options,
     find_checkpoint,
@@ -96,6 +97,11 @@ class DistillationCLI(LightningCLI):
         if trainer.get("enable_checkpointing") is False:
             self._parser(self.subcommand).callback_keys.remove("checkpoint")
         kwargs["logger"] = own_loggers(trainer.get("logger"), trainer.get("default_root_dir"))
+        given = trainer.get("callbacks") or []
+        kwargs["callbacks"] = [*given] if isinstance(given, list) else [given]
+        bars = any(isinstance(each, ProgressBar) for each in kwargs["callbacks"])
+        if trainer.get("enable_progress_bar") is not False and not bars:
+            kwargs["callbacks"].append(UpdatesBar())
         return super().instantiate_trainer(**kwargs)
 
     def before_fit(self) -> None:

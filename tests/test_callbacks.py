@@ -12,7 +12,7 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import IMAGES, EventAccumulator
 
 from pd_lightning.atari import PROTOCOLS, Protocol
-from pd_lightning.callbacks import Film, Rollouts, rollout_metrics
+from pd_lightning.callbacks import Film, Rollouts, UpdatesBar, rollout_metrics
 from pd_lightning.datamodule import TeacherDatasets
 from pd_lightning.distillation import PolicyDistillation
 from pd_lightning.episodes import moments
@@ -213,3 +213,21 @@ def test_a_film_can_be_turned_off(datasets, tmp_path):
     fit(datasets, tmp_path, 1, film)
     assert film.paths == []
     assert not list(tmp_path.rglob("*.mp4"))
+
+
+def test_one_bar_counts_the_updates_of_all_epochs(datasets, tmp_path):
+    seen = []
+
+    class Watched(UpdatesBar):
+        def on_train_batch_end(self, *args):
+            super().on_train_batch_end(*args)
+            assert self.progress is not None
+            (task,) = [task for task in self.progress.tasks if task.description == "Updates"]
+            seen.append((task.completed, task.total))
+
+    bar = {"enable_progress_bar": True, "limit_train_batches": 3}
+    fit(datasets, tmp_path, 7, Watched(), **bar)
+    assert seen == [(update, 7) for update in range(1, 8)]
+    seen.clear()
+    fit(datasets, tmp_path / "epochs", -1, Watched(), max_epochs=2, **bar)
+    assert seen == [(update, 6) for update in range(1, 7)]

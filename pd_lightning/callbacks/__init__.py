@@ -1,7 +1,8 @@
-"""What a run does beside learning: it keeps its weights, plays for scores, and is filmed."""
+"""What a run does beside learning: it keeps its weights, plays for scores, is filmed, and says how far it is."""
 
 from pd_lightning.callbacks.filming import Film
 from pd_lightning.callbacks.keeping import Checkpoint
+from pd_lightning.callbacks.progress import UpdatesBar
 from pd_lightning.callbacks.rollouts import SEEDS, Rollouts, fire_rule, rollout_metrics
 
-__all__ = ["SEEDS", "Checkpoint", "Film", "Rollouts", "fire_rule", "rollout_metrics"]
+__all__ = ["SEEDS", "Checkpoint", "Film", "Rollouts", "UpdatesBar", "fire_rule", "rollout_metrics"]
