@@ -6,6 +6,7 @@ untrained weights are used; here both are errors.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -135,9 +136,17 @@ def refuse_contradictions(path: Path, saved: Mapping[str, Any], model: Any, give
 
 def _pairs(saved: Mapping[str, Any], model: Any, given: set[str]) -> Iterator[tuple[str, Any, Any]]:
     # The class is always compared, given or not: another one cannot learn from these data.
-    yield "", str(model.class_path).rsplit(".", 1)[-1], str(saved["_class_path"]).rsplit(".", 1)[-1]
+    said, was = str(model.class_path), str(saved["_class_path"])
+    same = _loaded(was) is not None and _loaded(said) is _loaded(was)
+    yield "", said.rsplit(".", 1)[-1], said.rsplit(".", 1)[-1] if same else was.removeprefix("pd_lightning.")
     for key in sorted(given & saved.keys() - {"games"}):  # games follow from the data
         yield f".{key}", model.init_args.get(key), saved[key]
+
+
+def _loaded(path: str) -> Any:
+    """What an import path leads to, if its module was imported: Lightning would import whatever a checkpoint names."""
+    module, _, name = path.rpartition(".")
+    return getattr(sys.modules.get(module), name, None)
 
 
 def refuse_other_weights(path: Path, checkpoint: Mapping[str, Any], model: pl.LightningModule) -> None:

@@ -365,6 +365,6 @@ def test_only_a_real_contradiction_with_the_checkpoint_is_refused():
         refuse_contradictions(path, saved, model, given={"size"})
     model.class_path = "pd_lightning.pqn.PQN"
     with pytest.raises(
-        CheckpointError, match=r"--model is PQN, but x.ckpt was trained with PolicyDistillation; give the"
+        CheckpointError, match=r"--model is PQN, but x.ckpt was trained with distillation.PolicyDistillation; give"
     ):
         refuse_contradictions(path, saved, model, given=set())

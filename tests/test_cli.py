@@ -290,7 +290,17 @@ class TestCheckpoints:
         teacher = {"_class_path": "pd_lightning.pqn.PQN"}
         file = changed(last, "pqn.ckpt", lambda content: content["hyper_parameters"].update(teacher))
         words = ["fit", f"--data.root={datasets}", f"--ckpt_path={file}"]
-        refused(*words, reasons=["--model is PolicyDistillation", "was trained with PQN", "--config"])
+        refused(*words, reasons=["--model is PolicyDistillation", "was trained with pqn.PQN", "--config"])
+
+    def test_a_checkpoint_cannot_have_a_module_imported(self, datasets, last, refused, tmp_path, monkeypatch):
+        monkeypatch.syspath_prepend(tmp_path)
+        Path("evil.py").write_text("open('owned', 'w').close()\nclass PolicyDistillation: ...\n")
+        name = {"_class_path": "evil.PolicyDistillation"}
+        file = changed(last, "evil.ckpt", lambda content: content["hyper_parameters"].update(name))
+        refused(
+            "test", f"--data.root={datasets}", f"--ckpt_path={file}", reasons=["trained with evil.PolicyDistillation"]
+        )
+        assert not Path("owned").exists()
 
     def test_a_checkpoint_of_other_games_is_refused(self, datasets, last, refused):
         words = ["test", f"--data.root={datasets}", "--data.games=[breakout]", f"--ckpt_path={last}"]
