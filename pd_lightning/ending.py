@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytorch_lightning as pl
+from pytorch_lightning.trainer.states import TrainerFn
 from rich.console import Console
 
 from pd_lightning.callbacks import Checkpoint, Film, Rollouts
@@ -60,8 +61,10 @@ def learned(
     model, data = trainer.lightning_module, trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
     if isinstance(model, PQN) and isinstance(data, ParallelPlay):
         score = rollouts.scores.get(data.game) if rollouts else None
-        batches = updates * trainer.accumulate_grad_batches
-        yield data.game, model.network, data.steps_after(batches, trainer.world_size), score
+        steps = data.steps_after(updates * trainer.accumulate_grad_batches, trainer.world_size)
+        if trainer.state.fn == TrainerFn.TESTING and model.steps_before is not None:
+            steps = model.steps_before  # on as many devices, and in as many games, as it was trained with
+        yield data.game, model.network, steps, score
     if isinstance(data, LiveTeacher):
         for game, learner in data.learners.items():
             score = rollouts.teacher_scores.get(game) if rollouts else None

@@ -8,10 +8,12 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.trainer.states import TrainerFn
 from scipy import stats
 
 from pd_lightning.atari import PROTOCOLS, build
 from pd_lightning.distillation import PolicyDistillation
+from pd_lightning.ending import learned as learned_teachers
 from pd_lightning.episodes import episode_seeds
 from pd_lightning.pqn import PQN, ParallelPlay, lambda_returns
 from pd_lightning.pqn.games import TRAINING_SEEDS
@@ -385,6 +387,20 @@ def test_minibatches_that_do_not_divide_a_round_are_an_error():
 def test_settings_of_play_that_make_no_sense_are_refused_by_name(settings, message):
     with pytest.raises(ValueError, match=message):
         ParallelPlay(**settings)
+
+
+def test_a_teacher_that_is_tested_has_learned_from_as_many_steps_as_when_it_was_trained():
+    trained = SimpleNamespace(datamodule=tiny(), global_step=6, accumulate_grad_batches=2, world_size=3)
+    model, checkpoint = PQN({"pong": 6}, "net3"), dict[str, Any]()
+    model._trainer = trained  # pyright: ignore[reportAttributeAccessIssue]
+    model.on_save_checkpoint(checkpoint)
+    assert checkpoint["steps"] == 6 * 2 // 2 * 2 * 8 * 3
+    model.on_load_checkpoint(checkpoint)
+    state = SimpleNamespace(fn=TrainerFn.TESTING)
+    here = {"datamodule": ParallelPlay(), "lightning_module": model, "accumulate_grad_batches": 1, "world_size": 1}
+    trainer: Any = SimpleNamespace(state=state, **here)
+    ((game, network, count, score),) = learned_teachers(trainer, None, 6)
+    assert (game, network, count, score) == ("pong", model.network, checkpoint["steps"], None)
 
 
 def test_a_learning_rate_or_a_precision_in_which_nothing_can_be_learned_is_refused():

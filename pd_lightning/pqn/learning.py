@@ -113,6 +113,7 @@ class PQN(pl.LightningModule):
         self.save_hyperparameters(ignore=["weights"])  # a checkpoint has weights of its own
         self.network = QNetwork(games, size, layer_norm)
         self.begun = weights is not None
+        self.steps_before: int | None = None  # that a checkpoint has learned from
         self.fire: dict[str, bool] = {}  # whether it is pressed for the teacher when it plays
         if weights is not None:
             begin_with(self.network, weights)
@@ -132,12 +133,17 @@ class PQN(pl.LightningModule):
                 self.network.centre(game, mean, deviation)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """How the teacher is to play goes along."""
+        """How the teacher is to play, and how long it has learned, go along."""
         checkpoint["fire"] = dict(self.fire)
+        trainer: Any = self.trainer
+        data = getattr(trainer, "datamodule", None)
+        if hasattr(data, "steps_after"):
+            batches = trainer.global_step * trainer.accumulate_grad_batches
+            checkpoint["steps"] = data.steps_after(batches, trainer.world_size)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """As it was saved."""
-        self.fire = dict(checkpoint.get("fire", {}))
+        self.fire, self.steps_before = dict(checkpoint.get("fire", {})), checkpoint.get("steps")
 
     def on_train_start(self) -> None:
         """A resumed run may be longer than the one before, which left its own learning rate behind: perhaps 0."""
