@@ -135,8 +135,8 @@ class PQN(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """How the teacher is to play, and how long it has learned, go along."""
         checkpoint["fire"] = dict(self.fire)
-        trainer: Any = self.trainer
-        data = getattr(trainer, "datamodule", None)
+        trainer: Any = self._trainer  # none, if it is saved by other means
+        data: Any = getattr(trainer, "datamodule", None)
         if hasattr(data, "steps_after"):
             batches = trainer.global_step * trainer.accumulate_grad_batches
             checkpoint["steps"] = data.steps_after(batches, trainer.world_size)
