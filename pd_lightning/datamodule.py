@@ -18,7 +18,7 @@ from torch import Tensor
 from pd_lightning.atari import check_game
 from pd_lightning.blocks import BLOCK, ShardError
 from pd_lightning.machine import available_memory
-from pd_lightning.recorded import frame_statistics, open_game, returns_of_teacher
+from pd_lightning.recorded import frame_statistics, left_out, open_game, returns_of_teacher
 from pd_lightning.remote import local_root
 from pd_lightning.resuming import ResumeError, refuse_changes, refuse_other_devices
 from pd_lightning.streaming import Blocks, Reach, Stream, held_out
@@ -183,21 +183,9 @@ class TeacherDatasets(pl.LightningDataModule):
         """Batches {game: Batch}; says how the games are kept in memory."""
         assert self.mixture is not None
         for game, stream in self.streams.items():
-            rank_zero_info(f"{game}: {describe(stream)}{self._left_out(game)}")
+            said = left_out(self.blocks[game], self.held_out.get(game), self.validation)
+            rank_zero_info(f"{game}: {describe(stream)}{said}")
         return self.mixture
-
-    def _left_out(self, game: str) -> str:
-        """What is held out of a recording; a short one may lose more than it can spare."""
-        if game not in self.held_out:
-            return ""
-        states, held = self.blocks[game].states, self.held_out[game]
-        episodes = sum(len(shard.returns) for shard in self.shards[game])
-        count = len({(shard, held.shards[shard].episodes[block]) for shard, block in held.chosen.tolist()})
-        much = held.states > (2 * self.validation + 0.05) * (states + held.states)
-        more = (
-            f"; that is much: record more, or give --data.validation 0 instead of {self.validation:g}" if much else ""
-        )
-        return f"; {held.states:,} more, of {count} of {episodes} episodes, are held out{more}"
 
     def val_dataloader(self) -> HeldOut:
         """Held-out states in recorded order, one game after the other."""

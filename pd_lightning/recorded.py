@@ -68,6 +68,23 @@ def returns_of_teacher(shards: Sequence[Shard], protocol: str, fire: bool | None
     return np.concatenate([np.empty(0), *(shard.returns for shard in shards if shard.header.player == "teacher")])
 
 
+def left_out(learned: Blocks, held: Blocks | None, validation: float) -> str:
+    """What is held out of a recording, to be said behind what is learned from; a short one may lose too much.
+
+    Args:
+        learned: what is learned from.
+        held: what is held out, if anything is.
+        validation: share that was to be.
+    """
+    if held is None:
+        return ""
+    episodes = sum(len(shard.returns) for shard in held.shards)
+    count = len({(shard, held.shards[shard].episodes[block]) for shard, block in held.chosen.tolist()})
+    much = held.states > (2 * validation + 0.05) * (learned.states + held.states)
+    more = f"; that is much: record more, or give --data.validation 0 instead of {validation:g}" if much else ""
+    return f"; {held.states:,} more, of {count} of {episodes} episodes, are held out{more}"
+
+
 def frame_statistics(blocks: Blocks) -> tuple[Tensor, float]:
     """Mean image float32 [84, 84] and root mean square deviation from it, in grey levels.
 

@@ -19,7 +19,7 @@ from torch.nn.functional import mse_loss
 from pd_lightning.blocks import CHUNK, Shard, ShardError, ShardWriter
 from pd_lightning.datamodule import TeacherDatasets
 from pd_lightning.distillation import PolicyDistillation
-from pd_lightning.recorded import frame_statistics
+from pd_lightning.recorded import frame_statistics, left_out
 from pd_lightning.resuming import ResumeError
 from pd_lightning.streaming import Batch, Reach
 
@@ -237,13 +237,15 @@ def test_a_game_that_there_is_not_and_a_root_that_is_not_there_are_said_as_that(
 
 
 def test_what_a_short_recording_loses_to_validation_is_said(copy):
-    data = attached(copy, games=["pong"])
-    episodes = len(data.shards["pong"][0].returns)
-    held = data.held_out["pong"].states
-    assert data._left_out("pong") == f"; {held} more, of 1 of {episodes} episodes, are held out"
-    greedy = attached(copy, games=["pong"], validation=0.01)
-    assert "that is much: record more, or give --data.validation 0" in greedy._left_out("pong")
-    assert attached(copy, games=["pong"], validation=0.0)._left_out("pong") == ""
+    def said(validation):
+        data = TeacherDatasets(str(copy), validation=validation)
+        return left_out(data.blocks["pong"], data.held_out.get("pong"), validation), data
+
+    text, data = said(0.2)
+    held, episodes = data.held_out["pong"].states, len(data.shards["pong"][0].returns)
+    assert text == f"; {held} more, of 1 of {episodes} episodes, are held out"
+    assert "that is much: record more, or give --data.validation 0" in said(0.01)[0]
+    assert said(0.0)[0] == ""
 
 
 def test_a_missing_folder_is_an_error_that_says_how_to_record_it(copy):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import RichProgressBar
+from rich.progress import Progress
 
 
 class UpdatesBar(RichProgressBar):
@@ -38,3 +41,34 @@ class UpdatesBar(RichProgressBar):
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         """Without the number of the run's folder."""
         return {key: value for key, value in super().get_metrics(trainer, pl_module).items() if key != "v_num"}
+
+
+@contextmanager
+def episode_bar(trainer: pl.Trainer, game: str, episodes: int) -> Iterator[Callable[[float], None]]:
+    """A progress bar of episodes, beside Lightning's own where that is on the screen; none where bars are switched off.
+
+    Args:
+        trainer: of the run.
+        game: which is played.
+        episodes: how many this rank plays.
+
+    Yields:
+        What to call after each episode.
+    """
+    bar = trainer.progress_bar_callback
+    shown = getattr(bar, "progress", None)
+    if bar is None or not trainer.is_global_zero:
+        yield lambda value: None
+    elif isinstance(shown, Progress) and shown.live.is_started:
+        task = shown.add_task(f"Playing {game}", total=episodes)
+
+        def advance(value: float) -> None:
+            shown.advance(task)
+            shown.refresh()  # Lightning's bar is drawn only when it is told to
+
+        yield advance
+        shown.remove_task(task)
+    else:
+        with Progress(transient=True) as own:
+            task = own.add_task(f"Playing {game}", total=episodes)
+            yield lambda value: own.advance(task)

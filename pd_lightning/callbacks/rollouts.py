@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,10 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, WeightAveraging
-from rich.progress import Progress
 
 from pd_lightning.atari import named_protocol
 from pd_lightning.callbacks.keeping import Checkpoint
+from pd_lightning.callbacks.progress import episode_bar
 from pd_lightning.episodes import episode_seeds
 from pd_lightning.folder import run_folder
 from pd_lightning.rollout import Returns, play
@@ -186,37 +186,6 @@ def averaged(trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[None]:
     finally:
         for each in every:
             each.on_validation_epoch_end(trainer, module)
-
-
-@contextmanager
-def episode_bar(trainer: pl.Trainer, game: str, episodes: int) -> Iterator[Callable[[float], None]]:
-    """A progress bar of episodes, beside Lightning's own where that is on the screen; none where bars are switched off.
-
-    Args:
-        trainer: of the run.
-        game: which is played.
-        episodes: how many this rank plays.
-
-    Yields:
-        What to call after each episode.
-    """
-    bar = trainer.progress_bar_callback
-    shown = getattr(bar, "progress", None)
-    if bar is None or not trainer.is_global_zero:
-        yield lambda value: None
-    elif isinstance(shown, Progress) and shown.live.is_started:
-        task = shown.add_task(f"Playing {game}", total=episodes)
-
-        def advance(value: float) -> None:
-            shown.advance(task)
-            shown.refresh()  # Lightning's bar is drawn only when it is told to
-
-        yield advance
-        shown.remove_task(task)
-    else:
-        with Progress(transient=True) as own:
-            task = own.add_task(f"Playing {game}", total=episodes)
-            yield lambda value: own.advance(task)
 
 
 def rollout_metrics(scores: dict[str, Returns], teachers: dict[str, float]) -> dict[str, float]:
