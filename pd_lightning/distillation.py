@@ -28,8 +28,9 @@ class PolicyDistillation(pl.LightningModule):
         size: the student's size: dqn (the teacher's own), net1 (25% of its parameters), net2 (7%), net3 (4%), multi3
             or multi10.
         loss: kl (the teacher's sharpened policy), nll (its best action) or mse (its Q-values).
-        temperature: divides the teacher's Q-values in kl, and only there; less than 1 sharpens. A number, or auto: what
-            gives the perplexity below on the recording; or one of both for each game, as {pong: 0.01, breakout: auto}.
+        temperature: divides the teacher's Q-values in kl, and only there; less than 1 sharpens. Auto is what gives the
+            perplexity below on the recording, as games and teachers differ in the scale of their Q-values; or a number
+            (0.01 in the paper); or one of both for each game, as {pong: 0.01, breakout: auto}.
         perplexity: between how many actions the sharpened teacher hesitates, on average, where the temperature is auto.
         learning_rate: the highest; it rises during the warm-up and then falls linearly to zero at the end of the run.
         warmup: updates until the learning rate is at its highest.
@@ -40,7 +41,7 @@ class PolicyDistillation(pl.LightningModule):
         games: dict[str, int],
         size: str = "net1",
         loss: str = "kl",
-        temperature: float | Literal["auto"] | dict[str, float | Literal["auto"]] = 0.01,
+        temperature: float | Literal["auto"] | dict[str, float | Literal["auto"]] = "auto",
         perplexity: float = 2.0,
         learning_rate: float = 3e-3,
         warmup: int = 100,
@@ -90,7 +91,7 @@ class PolicyDistillation(pl.LightningModule):
         if self.loss == "mse":
             raise ValueError(
                 f"loss is mse, but the teacher of {game} was recorded with logits, not Q-values (PPO, A2C or a "
-                "student): choose --model.loss kl --model.temperature 1, or --model.loss nll"
+                "student): choose --model.loss kl, with --model.temperature 1 or auto, or --model.loss nll"
             )
         if self.loss == "kl" and self.temperatures[game] not in (1, "auto"):
             raise ValueError(

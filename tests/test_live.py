@@ -227,7 +227,8 @@ def stage_of(data):
 
 def student(data, **other):
     torch.manual_seed(0)
-    return PolicyDistillation(data.actions, "net3", **{"warmup": 2, **other})
+    temperature = 0.01 if data.knobs.learn else "auto"  # of what a beginner thinks there is none
+    return PolicyDistillation(data.actions, "net3", **{"warmup": 2, "temperature": temperature, **other})
 
 
 def run(data, updates=8, module=None, **options):

@@ -142,7 +142,7 @@ def test_a_distilled_student_can_teach(tmp_path, datasets, states):
     trainer.fit(module, data)
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     teacher = load_teacher(tmp_path / "last.ckpt")
-    assert teacher.about == {"updates": "2", "temperature": "0.01"}
+    assert teacher.about == {"updates": "2", "temperature": str(module.temperature("pong"))}
     assert torch.equal(teacher(states), module.eval()(states)["pong"])
 
 
@@ -298,8 +298,8 @@ def test_a_network_of_two_games_is_no_teacher(tmp_path):
     with pytest.raises(TeacherError, match=r"teacher\.safetensors.*pong, breakout"):
         save_teacher(network, tmp_path / "teacher.safetensors", {})
     path = checkpoint_of(PolicyDistillation({"pong": 6, "breakout": 4}, "net3"), tmp_path / "last.ckpt")
-    for named in (None, "freeway"):
-        with pytest.raises(TeacherError, match=f"pong, breakout: a teacher plays one game; .* not {named}"):
+    for named, said in ((None, "$"), ("freeway", " instead of freeway$")):
+        with pytest.raises(TeacherError, match=f"plays pong, breakout, and .*: give --game, one of these{said}"):
             load_teacher(path, named)
 
 
