@@ -110,7 +110,7 @@ class Watch(pl.Callback):
 
 
 @pytest.mark.parametrize(("settings", "complaint"), [
-    ({"loss": "mse"}, r"loss is mse, but the teacher of breakout was recorded with logits.*--model\.temperature 1 or auto"),
+    ({"loss": "mse"}, r"loss is mse, but the teacher of breakout was recorded with logits.*temperature 1 or auto"),
     ({"temperature": 0.01}, r"temperature is 0\.01, but the teacher of breakout was recorded with logits.* 1 or auto"),
 ])  # fmt: skip
 def test_losses_that_make_no_sense_of_logits_are_refused_before_the_first_update(recorded, settings, complaint):
