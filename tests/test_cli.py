@@ -193,18 +193,16 @@ class TestPassesOn:
         main(["fit", f"--data.root={datasets}", *TINY, *play, "--trainer.fast_dev_run=true"])
         assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
-    def test_without_loggers_nothing_is_logged(self, datasets, tmp_path):
-        play = ["--rollouts.at_end=true", "--rollouts.protocol=blink", "--rollouts.episodes=1", "--film.enabled=true"]
-        main(["fit", f"--data.root={datasets}", *TINY, *play, "--trainer.logger=false"])
-        left = {path.name for path in tmp_path.rglob("*") if path.is_file()}
-        assert left == {"last.ckpt"}
-
-    def test_without_loggers_a_configuration_that_lies_here_stays_as_it_was(self, datasets, tmp_path, monkeypatch):
+    def test_without_loggers_nothing_is_left_but_weights_and_not_even_those_if_they_are_not_wanted(
+        self, datasets, tmp_path, monkeypatch
+    ):
         monkeypatch.chdir(tmp_path)
-        Path("config.yaml").write_text(text := "# mine\ntrainer: {logger: false, enable_checkpointing: false}\n")
-        main(["fit", "--config=config.yaml", f"--data.root={datasets}", *TINY])
-        assert [path.name for path in tmp_path.rglob("*")] == ["config.yaml"]  # no weights are kept either
-        assert Path("config.yaml").read_text() == text
+        text = "# mine\ntrainer: {logger: false, enable_checkpointing: false}\n"
+        Path("config.yaml").write_text(text)
+        play = ["--rollouts.at_end=true", "--rollouts.protocol=blink", "--rollouts.episodes=1", "--film.enabled=true"]
+        main(["fit", "--config=config.yaml", f"--data.root={datasets}", *TINY, *play])
+        assert [path.name for path in tmp_path.rglob("*")] == ["config.yaml"]
+        assert Path("config.yaml").read_text() == text  # nor is it written over by the run's own
 
     def test_a_logger_of_another_kind_has_one_beside_it_with_a_folder_for_each_run(self, tmp_path):
         mine = DummyLogger()
@@ -217,14 +215,22 @@ class TestPassesOn:
         board = TensorBoardLogger(tmp_path / "mine")
         assert own_loggers([mine, board], tmp_path) == [board, mine]
 
-    def test_last_is_looked_for_where_the_loggers_of_the_command_write(self, datasets, tmp_path, capsys):
-        mine = ["--trainer.logger=CSVLogger", f"--trainer.logger.save_dir={tmp_path}/exp", "--trainer.logger.name=a"]
-        main(["fit", f"--data.root={datasets}", *TINY, *mine])
-        assert (tmp_path / "exp/a/version_0/checkpoints/last.ckpt").is_file()
-        config = Namespace(default_root_dir=None, logger=Namespace(
-            class_path="pytorch_lightning.loggers.CSVLogger", init_args=Namespace(save_dir=f"{tmp_path}/exp", name="a")
-        ))  # fmt: skip
-        assert list(checkpoint_folders(config)) == [tmp_path / "exp/a/version_0/checkpoints"]
+    def test_last_is_looked_for_where_the_loggers_of_the_command_write(self, tmp_path):
+        for folder in ("exp/a/version_0/checkpoints", "lightning_logs/version_0/checkpoints", "checkpoints"):
+            (tmp_path / folder).mkdir(parents=True)
+        mine = Namespace(
+            class_path="pytorch_lightning.loggers.CSVLogger", init_args=Namespace(save_dir=tmp_path / "exp", name="a")
+        )
+        other = Namespace(class_path="pytorch_lightning.loggers.WandbLogger", init_args=Namespace(save_dir="x"))
+        for logger, folder in (
+            (mine, "exp/a/version_0/checkpoints"),
+            ([other, mine], "exp/a/version_0/checkpoints"),
+            (other, "lightning_logs/version_0/checkpoints"),
+            (None, "lightning_logs/version_0/checkpoints"),
+            (False, "checkpoints"),
+        ):
+            config = Namespace(default_root_dir=str(tmp_path), logger=logger)
+            assert list(checkpoint_folders(config)) == [tmp_path / folder]
 
     def test_the_last_validation_of_a_run_counts_for_the_best_weights_too(self, datasets, tmp_path):
         options = ["--checkpoint.monitor=val/pong/agreement", f"--trainer.default_root_dir={tmp_path}"]
