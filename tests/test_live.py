@@ -227,8 +227,9 @@ def stage_of(data):
 
 def student(data, **other):
     torch.manual_seed(0)
-    temperature = 0.01 if data.knobs.learn else "auto"  # of what a beginner thinks there is none
-    return PolicyDistillation(data.actions, "net3", **{"warmup": 2, "temperature": temperature, **other})
+    learns = isinstance(data, LiveTeacher) and data.knobs.learn  # of what a beginner thinks there is no temperature
+    usual = {"warmup": 2, "temperature": 0.01 if learns else "auto"}
+    return PolicyDistillation(data.actions, "net3", **{**usual, **other})
 
 
 def run(data, updates=8, module=None, **options):
