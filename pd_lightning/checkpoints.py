@@ -34,7 +34,7 @@ def find_checkpoint(name: str, folders: Sequence[Path]) -> Path:
     if name not in ("last", "best"):
         if Path(name).is_dir():
             if found := [*Path(name).glob("checkpoints/last*.ckpt"), *Path(name).glob("last*.ckpt")]:
-                return max(found, key=lambda path: path.stat().st_mtime)
+                return max(found, key=_written)
             raise CheckpointError(f"--ckpt_path {name}: that folder has no last.ckpt; give a run's folder, or a .ckpt")
         if not Path(name).is_file():
             raise CheckpointError(
@@ -44,14 +44,19 @@ def find_checkpoint(name: str, folders: Sequence[Path]) -> Path:
     found = [path for folder in folders for path in folder.glob(f"{name}*.ckpt")]
     if not found:
         raise CheckpointError(f"--ckpt_path {name}: no run here has left a {name}.ckpt; name a file, or start anew")
-    newest = max(found, key=lambda path: path.stat().st_mtime)
+    newest = max(found, key=_written)
     for folder in folders:  # a run makes it when it begins, and fills it later
-        if folder.is_dir() and not any(folder.glob("*.ckpt")) and folder.stat().st_mtime > newest.stat().st_mtime:
+        if folder.is_dir() and not any(folder.glob("*.ckpt")) and _written(folder) > _written(newest):
             raise CheckpointError(
                 f"--ckpt_path {name}: {folder.parent}, the newest run here, has left no checkpoint yet, or was killed "
                 f"before it could; give its command without --ckpt_path, or name {newest} to go on from there"
             )
     return newest
+
+
+def _written(path: Path) -> float:
+    """When it was written; the newest is the largest."""
+    return path.stat().st_mtime
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

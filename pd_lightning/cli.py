@@ -29,8 +29,9 @@ from pd_lightning.checkpoints import (
 from pd_lightning.ending import report
 from pd_lightning.folder import RunConfig, checkpoint_folders, claim_folder, own_loggers
 from pd_lightning.machine import fastest_precision, keep_freed_memory
-from pd_lightning.networks import QNetwork, parameter_count
+from pd_lightning.networks import parameter_count
 from pd_lightning.parser import Parser, fail
+from pd_lightning.summary import network_of
 
 PRESETS = Path(__file__).parent / "presets"
 SUBCOMMANDS = ("fit", "validate", "test")
@@ -116,7 +117,7 @@ class DistillationCLI(LightningCLI):
         keeps = self.trainer.checkpoint_callback is not None and not self.config.fit.checkpoint.dirpath
         claim_folder(self.trainer.loggers, begins=keeps and not self.config.fit.ckpt_path)
         if not self.config.fit.trainer.enable_model_summary:
-            network = next(part for part in self.model.children() if isinstance(part, QNetwork))
+            network = network_of(self.model)
             rank_zero_info(
                 f"network: {network.size} of {', '.join(network.games)}, {parameter_count(network):,} parameters"
             )

@@ -44,8 +44,8 @@ class Centring(nn.Module):
     """Subtracts a game's mean image and divides by its deviation: constants of the data, so buffers, not parameters.
 
     The mean is kept in whole grey levels and subtracted before anything else: so the difference is exact in bfloat16
-    too, where a scaled mean would be rounded to a sixth of a deviation. Before `fit` it maps 0..255 to
-    0..1, as DQN does.
+    too, where a scaled mean would be rounded to a sixth of a deviation. Before `fit` it maps 0..255 to 0..1, as DQN
+    does.
 
     Attributes:
         mean: grey levels, float32 [84, 84].

@@ -26,7 +26,7 @@ def results_table(
         metrics: what was logged last.
         seconds: that the run took.
     """
-    network = next(part for part in model.children() if isinstance(part, QNetwork))
+    network = network_of(model)
     parameters = parameter_count(network)
     share = 100 * parameters / parameter_count(QNetwork(network.games, "dqn"))
     protocol = next((returns.protocol for returns in scores.values()), "")
@@ -53,6 +53,11 @@ def results_table(
             f"{seconds:.0f}",
         )
     return table
+
+
+def network_of(model: Any) -> QNetwork:
+    """What a module trains: a student, or a teacher."""
+    return next(part for part in model.children() if isinstance(part, QNetwork))
 
 
 def teachers_of(data: Any, scores: Mapping[str, Returns]) -> dict[str, float]:

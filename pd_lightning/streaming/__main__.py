@@ -61,8 +61,8 @@ def order(
     every = check_mixing(games, mixing, weights)
     if ranks < 1:
         raise ValueError(f"ranks is {ranks}: it must be at least 1")
-    if batch_size < 1 or batch_size % ranks:
-        raise ValueError(f"batch_size is {batch_size}: it must be a multiple of the number of devices, {ranks}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}: it must be at least 1")
     if epoch < 0 or seed < 0:
         raise ValueError(f"epoch and seed are {epoch} and {seed}: they must be at least 0")
     if memory is not None and not 0 < memory < math.inf:

@@ -129,7 +129,7 @@ class Mixture:
         for _ in range(len(self)):
             number = self.batches_given
             self.batches_given += 1
-            yield self.batch(number % (self.repeat_after or number + 1))
+            yield self.batch(number % self.repeat_after if self.repeat_after else number)
 
     def turn(self, number: int) -> dict[str, int]:
         """The games that the `number`-th batch holds, and which of their own batches those are."""
