@@ -18,6 +18,8 @@ from pd_lightning.teacher import load_teacher
 
 STEPS_PER_SECOND = FRAMES_PER_SECOND // FRAME_SKIP
 """One picture a step is real time."""
+LONGEST = 1800
+"""Seconds of a film: an episode ends after half an hour."""
 CAPTION = 22
 """Height of the line of text above the screen, in pixels."""
 
@@ -86,10 +88,13 @@ def write_mp4(path: Path, pictures: np.ndarray) -> None:
     part = path.with_name(f".part-{path.name}")
     # macro_block_size=2: 464x320 need not be padded to multiples of 16
     settings = {"fps": STEPS_PER_SECOND, "codec": "libx264", "macro_block_size": 2}
-    with imageio.get_writer(part, format="FFMPEG", mode="I", **settings) as writer:
-        for picture in pictures:
-            writer.append_data(picture.repeat(2, axis=0).repeat(2, axis=1))  # pyright: ignore[reportAttributeAccessIssue]
-    part.replace(path)
+    try:
+        with imageio.get_writer(part, format="FFMPEG", mode="I", **settings) as writer:
+            for picture in pictures:
+                writer.append_data(picture.repeat(2, axis=0).repeat(2, axis=1))  # pyright: ignore[reportAttributeAccessIssue]
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def gif(pictures: Iterable[np.ndarray], every: int = 2) -> bytes:
@@ -104,7 +109,7 @@ def gif(pictures: Iterable[np.ndarray], every: int = 2) -> bytes:
 def main() -> int:
     """`python -m pd_lightning.film PLAYER... --output FILE`: players side by side, in episodes of one seed."""
     parser = argparse.ArgumentParser(prog="python -m pd_lightning.film", description="Films players side by side.")
-    parser.add_argument("players", nargs="+", help="teacher files or checkpoints of one game")
+    parser.add_argument("players", nargs="+", help="teacher files, checkpoints or run folders of one game")
     parser.add_argument("--output", required=True, type=Path, help="a file that ends in .gif or .mp4")
     parser.add_argument(
         "--game", help="which, of students of several games; players of another are refused (default: what they play)"
@@ -116,8 +121,13 @@ def main() -> int:
     try:
         if options.output.suffix not in (".gif", ".mp4"):
             raise ValueError(f"--output is {options.output}: choose a name that ends in .gif or .mp4")
+        if not 0 < options.seconds <= LONGEST or not 0 <= options.seed < 2**31:
+            raise ValueError(
+                f"--seconds is {options.seconds}, --seed {options.seed}: choose above 0 and at most {LONGEST}, and "
+                "from 0 to 2147483647"
+            )
         agents = [load_teacher(path, options.game) for path in options.players]
-        steps = round(options.seconds * STEPS_PER_SECOND)
+        steps = max(round(options.seconds * STEPS_PER_SECOND), 1)
         rules = {"protocol": options.protocol, "steps": steps}
         options.output.parent.mkdir(parents=True, exist_ok=True)
         films = [

@@ -25,9 +25,10 @@ column              starts             episode ends after  random actions  sourc
 
 import math
 from collections.abc import Iterable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import stats
 
 
@@ -84,52 +85,46 @@ def percent_of_teacher(score: float, teacher: float) -> float:
     return 100.0 * score / teacher if teacher > 0 else math.nan
 
 
-def normalised(score: float, game: str, reference: Literal["human", "dqn"] = "human") -> float:
-    """The score on a scale where random play is 0 and the reference is 1: (score - random) / (reference - random).
+def normalised(score: float, game: str) -> float:
+    """The score on a scale where random play is 0 and the human is 1: (score - random) / (human - random).
 
     Args:
         score: a mean return, measured from no-op starts like the columns that it is compared with.
         game: one of `SCORES`.
-        reference: `human` (the set of Wang et al.) or `dqn` (the Nature paper).
 
     Raises:
-        ValueError: the game has no published scores here, or the reference was not measured from no-op starts.
+        ValueError: the game has no published scores here.
 
     >>> normalised(14.6, "pong"), normalised(-20.7, "pong")
     (1.0, 0.0)
-    >>> round(normalised(13.4, "pong", reference="dqn"), 3)
-    0.861
     """
     if game not in SCORES:
         raise ValueError(f"no published scores for the game {game!r}; there are some for {', '.join(SCORES)}")
-    if reference not in ("human", "dqn"):
-        raise ValueError(
-            f"reference must be 'human' or 'dqn', the columns measured from no-op starts, got {reference!r}"
-        )
     scores = SCORES[game]
-    return (score - scores.random) / (getattr(scores, reference) - scores.random)
+    return (score - scores.random) / (scores.human - scores.random)
 
 
-def geometric_mean(values: Iterable[float]) -> float:
-    """The paper's summary over games: the n-th root of the product of n values (percentages, say).
+def geometric_mean(values: ArrayLike) -> np.ndarray:
+    """The paper's summary over games, along the first axis: the n-th root of the product of n values (percentages).
 
     It has no meaning for negative values, and none is invented by clipping them or leaving them out: one negative
     value or one nan (a game where the percentage is undefined) makes the whole summary nan, and so does an empty list.
     Otherwise one zero makes it 0.
 
-    >>> round(geometric_mean([50.0, 200.0]), 6)
+    >>> round(float(geometric_mean([50.0, 200.0])), 6)
     100.0
-    >>> geometric_mean([0.0, 100.0]), geometric_mean([-1.0, 100.0]), geometric_mean([])
-    (0.0, nan, nan)
+    >>> [float(geometric_mean(values)) for values in ([0.0, 100.0], [-1.0, 100.0], [])]
+    [0.0, nan, nan]
     """
-    logs = [math.log(value) if value > 0 else -math.inf if value == 0 else math.nan for value in values]
-    if not logs or any(math.isnan(log) for log in logs):
-        return math.nan
-    return math.exp(sum(logs) / len(logs))
+    array = np.asarray(values, np.float64)
+    if not len(array):
+        return np.full(array.shape[1:], np.nan)
+    with np.errstate(divide="ignore", invalid="ignore"):  # the logarithm of 0 is -inf, that of less is nan
+        return np.exp(np.log(array).mean(0))
 
 
-def interval(returns: Iterable[float], confidence: float = 0.95) -> tuple[float, float]:
-    """The interval of a mean return over independent episodes (Student's t): mean +- t s / sqrt(n).
+def interval(returns: Iterable[float]) -> tuple[float, float]:
+    """The 95% interval of a mean return over independent episodes (Student's t): mean +- t s / sqrt(n).
 
     It says how well these episodes pin down *this* policy's score under *this* protocol, not what another training run
     with another seed would reach. Returns need not be normal for it, but with few, skewed episodes it is rough. It has
@@ -137,13 +132,9 @@ def interval(returns: Iterable[float], confidence: float = 0.95) -> tuple[float,
 
     Args:
         returns: the returns of n episodes.
-        confidence: the share of such intervals that contain the true mean.
 
     Returns:
         (low, high); (nan, nan) with fewer than two episodes, which say nothing about the spread.
-
-    Raises:
-        ValueError: `confidence` is not between 0 and 1.
 
     >>> low, high = interval([12.0, 14.0, 13.0, 15.0])
     >>> round(low, 2), round(high, 2)
@@ -151,12 +142,10 @@ def interval(returns: Iterable[float], confidence: float = 0.95) -> tuple[float,
     >>> interval([14.0])
     (nan, nan)
     """
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
     sample = np.fromiter(returns, dtype=np.float64)
     if len(sample) < 2:
         return math.nan, math.nan
     mean = float(sample.mean())
     error = float(sample.std(ddof=1)) / math.sqrt(len(sample))
-    half = float(stats.t.ppf((1 + confidence) / 2, df=len(sample) - 1)) * error
+    half = float(stats.t.ppf(0.975, df=len(sample) - 1)) * error
     return mean - half, mean + half

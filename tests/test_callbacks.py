@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import IMAGES, EventAccumulator
 
@@ -98,6 +99,17 @@ def test_games_are_played_before_the_first_update_every_so_many_and_at_the_end(
 ):
     fit(datasets, tmp_path, updates, rollouts(episodes=1, **settings))
     assert updates_of(tmp_path) == played
+
+
+@pytest.mark.parametrize(("updates", "limits"), [(3, {}), (-1, {"max_epochs": 1, "limit_train_batches": 3})])
+def test_no_checkpoint_says_that_a_run_is_over_before_its_last_score(updates, limits, datasets, tmp_path, monkeypatch):
+    happened = []
+    monkeypatch.setattr(Rollouts, "_play", lambda self, trainer, *rest: happened.append(("score", trainer.global_step)))
+    saved = lambda self, *rest, **more: happened.append(("saved", self.global_step))  # noqa: E731
+    monkeypatch.setattr(pl.Trainer, "save_checkpoint", saved)
+    saving = ModelCheckpoint(tmp_path, every_n_train_steps=1, save_top_k=-1)
+    fit(datasets, tmp_path, updates, rollouts(at_start=False), saving, enable_checkpointing=True, **limits)
+    assert happened.index(("score", 3)) < happened.index(("saved", 3))
 
 
 def test_batches_whose_gradients_are_gathered_for_one_update_are_not_scored_one_by_one(datasets, tmp_path):

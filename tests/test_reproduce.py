@@ -21,7 +21,6 @@ from pd_lightning.reproduce import EXPERIMENTS, Task, TaskError, execute, plan
 from pd_lightning.reproduce.__main__ import main
 from pd_lightning.reproduce.plans import Settings
 from pd_lightning.reproduce.results import duration
-from pd_lightning.reproduce.tasks import run_folders
 from pd_lightning.reproduce.workers import here, on_cluster, places
 
 TINY = ["--data.batch_size=64", "--data.validation=0", "--trainer.precision=32-true", "--model.warmup=4",
@@ -55,7 +54,7 @@ def test_experiments_are_the_papers_games_losses_sizes_and_seeds(datasets, tmp_p
     for game in ("breakout", "freeway", "pong", "qbert"):
         shutil.copytree(datasets / "pong", root / game)
     counts = {name: len(plan([name], settings(root, tmp_path)).runs) for name in EXPERIMENTS}
-    assert counts == {"losses": 4 * 3 * 2, "compression": 4 * 3 * 2, "multi-task": 2 * 2, "temperature": 7 * 2,
+    assert counts == {"losses": 4 * 3 * 2, "compression": 4 * 3 * 2, "multi-task": 2 * 2, "temperature": 8 * 2,
                       "on-policy": 2 * 3 * 2, "online": 2}  # fmt: skip
     every = plan(list(EXPERIMENTS), settings(root, tmp_path)).runs
     assert len({task.folder for task in every}) == len(every) == sum(counts.values())
@@ -75,10 +74,14 @@ def test_every_planned_command_is_one_that_fit_accepts(datasets, tmp_path, name,
 def test_games_without_a_recording_are_recorded_first_and_without_a_teacher_refused(teachers, tmp_path):
     root = tmp_path / "root"
     (root / "pong").mkdir(parents=True)
-    with pytest.raises(ShardError, match=r"root/pong: has neither a recording nor a teacher.*--data\.game pong"):
-        plan(["losses"], settings(root, tmp_path, games=("pong",)))
+    for games in (("pong",), ()):
+        with pytest.raises(ShardError, match=r"root/\w+: has neither a recording nor a teacher.*--data\.game \w+"):
+            plan(["losses"], settings(root, tmp_path, games=games))
     shutil.copy(teachers["pong"], root / "pong")
     (recording,) = plan(["losses", "compression"], settings(root, tmp_path, games=("pong",), hours=2.0)).recordings
+    some = plan(["losses", "multi-task"], settings(root, tmp_path))
+    assert {word for task in some.runs for word in task.words if "--data.games" in word} == {"--data.games=[pong]"}
+    assert sorted(some.left_out) == ["breakout", "freeway", "qbert"]
     assert recording.words[:5] == ("pd_lightning.recording", "--game", "pong", "--hours", "2.0")
 
 
@@ -187,6 +190,31 @@ def test_tasks_run_side_by_side_and_one_that_fails_stops_no_other(tmp_path):
     assert [isinstance(outcomes[task], TaskError) for task in tasks] == [False, False, True, False]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the command outlives it")
+def test_who_interrupts_a_reproduction_alone_does_not_wait_for_its_commands(tmp_path):
+    task = command("import time; open('begun', 'w').close(); time.sleep(99)", tmp_path)
+    code = f"""
+import pd_lightning.reproduce.__main__ as door
+from pd_lightning.reproduce import Plan, Task
+door.plan = lambda *rest: Plan((), (Task({task.folder!r}, {task.words!r}, resumable=False),))
+raise SystemExit(door.main())
+"""
+    parent = subprocess.Popen([sys.executable, "-c", code, "losses"], stderr=subprocess.PIPE, text=True)
+    while not Path("begun").exists():
+        assert parent.poll() is None
+        time.sleep(0.02)
+    parent.send_signal(signal.SIGINT)
+    _, said = parent.communicate(timeout=30)
+    assert (parent.returncode, said.splitlines()[-1]) == (130, "stopped; the same command goes on")
+
+
+@pytest.mark.parametrize("word", ["--updates=0", "--hours=0", "--episodes=0", "--seeds=[]", "--seeds=[1, 1]"])
+def test_settings_that_make_no_sense_are_refused_before_anything_is_run(word, tmp_path, monkeypatch, capsys):
+    assert run_main(monkeypatch, "losses", word, f"--output={tmp_path / 'out'}") == 1
+    assert re.match(rf"error: {word.split('=')[0]} is ", capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
+
+
 def test_each_gpu_has_a_task_or_tasks_share_the_cores(monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     assert places(0) == [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]
@@ -224,15 +252,18 @@ def test_a_reproduction_runs_what_is_missing_goes_on_after_a_kill_and_writes_wha
     execute(Task(first.folder, tuple(halfway)))
     for name in ("begun.json", "done.json"):
         (Path(first.folder) / name).unlink()  # as if it had been killed after its checkpoint
+    config = Path(first.folder) / "lightning_logs" / "version_0" / "config.yaml"
+    config.write_text(config.read_text().replace("max_steps: 2", "max_steps: 4"))
     assert run_main(monkeypatch, *words) == 0, capsys.readouterr().err
     said = capsys.readouterr().err
     assert len(re.findall("^ended ", said, re.M)) == 2
     text = (tmp_path / "out" / "RESULTS.md").read_text()
     for part in ("python -m pd_lightning.reproduce multi-task", "## Losses", "## All runs", "## Differs from the paper",
-                 "2 runs of 4 updates, seeds 0, scored over 2 episodes", "![learning curves](curves.png)"):  # fmt: skip
+                 "2 runs of 4 updates, seeds 0, scored over 2 episodes under protocol paper",
+                 "![learning curves](curves.png)"):  # fmt: skip
         assert part in text
-    run = read_run(run_folders(first)[-1])
-    assert (run.folder.name, run.student.updates) == ("version_1", 4)
+    run = read_run(Path(first.folder) / "lightning_logs" / "version_1")
+    assert run.student.updates == 4
     assert "version_0/checkpoints/last.ckpt" in (Path(first.folder) / "log.txt").read_text()
     assert f"| {np.mean(run.returns['breakout']):.1f} |" in text
     assert run_main(monkeypatch, *words) == 0

@@ -40,10 +40,9 @@ def test_a_teacher_without_a_positive_score_gives_no_percentage(teacher):
 
 
 @every_game
-@pytest.mark.parametrize("reference", ["human", "dqn"])
-def test_normalised_scores_begin_at_random_play_and_reach_one_at_the_reference(game, reference):
-    assert normalised(SCORES[game].random, game, reference) == 0.0
-    assert normalised(getattr(SCORES[game], reference), game, reference) == 1.0
+def test_normalised_scores_begin_at_random_play_and_reach_one_at_the_human(game):
+    assert normalised(SCORES[game].random, game) == 0.0
+    assert normalised(SCORES[game].human, game) == 1.0
 
 
 def test_an_unknown_game_is_refused_with_the_known_ones():
@@ -51,17 +50,13 @@ def test_an_unknown_game_is_refused_with_the_known_ones():
         normalised(1.0, "Pong")
 
 
-@pytest.mark.parametrize("reference", ["random", "dqn_human_starts", "teacher"])
-def test_scores_are_not_normalised_with_a_column_of_another_protocol(reference):
-    with pytest.raises(ValueError, match="reference must be 'human' or 'dqn'"):
-        normalised(1.0, "pong", reference)
-
-
 def test_the_geometric_mean_is_scipys_whatever_the_order():
     percentages = [108.3, 101.7, 83.9, 12.5]
     assert geometric_mean(percentages) == pytest.approx(stats.gmean(percentages))
-    assert geometric_mean(reversed(percentages)) == pytest.approx(geometric_mean(percentages))
+    assert geometric_mean(percentages[::-1]) == pytest.approx(geometric_mean(percentages))
     assert geometric_mean([42.0]) == pytest.approx(42.0)
+    table = [[108.3, 1.0, 0.0, -1.0], [12.5, 4.0, 3.0, 5.0]]  # a column each
+    np.testing.assert_allclose(geometric_mean(table), [stats.gmean([108.3, 12.5]), 2.0, 0.0, np.nan])
 
 
 @pytest.mark.parametrize("values", [[], [-5.0, 100.0], [-5.0, -5.0], [math.nan, 100.0], [0.0, math.nan], [0.0, -1.0]])
@@ -85,13 +80,6 @@ def test_the_interval_holds_the_true_mean_as_often_as_it_says():
     assert 930 < hits < 970  # 950 expected, one deviation is 7
 
 
-def test_more_confidence_is_a_wider_interval_around_the_same_mean():
-    returns = [12.0, 14.0, 13.0, 15.0]
-    (low, high), (lower, higher) = interval(returns, 0.8), interval(returns, 0.99)
-    assert lower < low < high < higher
-    assert (low + high) / 2 == pytest.approx((lower + higher) / 2)
-
-
 @pytest.mark.parametrize("returns", [[], [21.0]])
 def test_fewer_than_two_episodes_have_no_interval(returns):
     assert all(math.isnan(end) for end in interval(returns))
@@ -99,9 +87,3 @@ def test_fewer_than_two_episodes_have_no_interval(returns):
 
 def test_equal_returns_have_an_interval_of_no_width():
     assert interval([21.0, 21.0, 21.0]) == (21.0, 21.0)
-
-
-@pytest.mark.parametrize("confidence", [0.0, 1.0, 95.0, math.nan])
-def test_a_confidence_that_is_no_share_is_refused(confidence):
-    with pytest.raises(ValueError, match="confidence must be between 0 and 1, got"):
-        interval([1.0, 2.0], confidence)

@@ -210,9 +210,17 @@ def test_a_file_of_another_kind_is_refused_in_one_line(tmp_path, content):
 
 
 def test_a_missing_file_is_an_error_that_says_how_to_get_one(tmp_path):
-    for path in (tmp_path / "none.safetensors", tmp_path):
-        with pytest.raises(TeacherError, match=r"there is no such file; train a teacher with .*--data\.game pong"):
-            load_teacher(path, "pong")
+    with pytest.raises(TeacherError, match=r"there is no such file; train a teacher with .*--data\.game pong"):
+        load_teacher(tmp_path / "none.safetensors", "pong")
+
+
+def test_a_runs_folder_stands_for_its_last_checkpoint(tmp_path):
+    with pytest.raises(TeacherError, match=r": a folder without checkpoints/last\.ckpt; name a run's folder"):
+        load_teacher(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    module = PolicyDistillation({"pong": 6}, size="net3")
+    path = checkpoint_of(module, tmp_path / "checkpoints" / "last.ckpt")
+    assert load_teacher(tmp_path).sha256 == load_teacher(path).sha256
 
 
 @pytest.mark.parametrize(("changes", "complaint"), [

@@ -82,12 +82,13 @@ class Rollouts(Callback):
         self._played_at = trainer.global_step  # checkpoints are taken after the score
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:  # noqa: ANN001
-        """The score every so many updates."""
-        if self.every_n_updates and trainer.global_step % self.every_n_updates == 0:
+        """The score every so many updates; and that of the last, before a checkpoint says that the run is over."""
+        due = self.every_n_updates and trainer.global_step % self.every_n_updates == 0
+        if due or (self.at_end and is_last_update(trainer)):
             self._play(trainer, pl_module, "fit")
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The score after the last update, if it was not just taken."""
+        """The score after the last update, where nobody knew that it was: training was stopped."""
         if self.at_end:
             self._play(trainer, pl_module, "fit")
 
@@ -169,6 +170,12 @@ class Rollouts(Callback):
         return Returns(game, mine.protocol, gathered[:, 0], steps, seeds, fire)
 
 
+def is_last_update(trainer: pl.Trainer) -> bool:
+    """Whether no other follows, by the limits of updates and of epochs."""
+    last_epoch = trainer.current_epoch + 1 == trainer.max_epochs
+    return trainer.global_step == trainer.max_steps or (trainer.is_last_batch and last_epoch)
+
+
 def fire_rule(trainer: pl.Trainer, game: str, given: bool | None) -> bool:
     """Whether to press FIRE for a student: as it was for its teacher, unless told otherwise."""
     rules = getattr(trainer.datamodule, "fire_rules", dict)()  # pyright: ignore[reportAttributeAccessIssue]
@@ -198,7 +205,7 @@ def rollout_metrics(scores: dict[str, Returns], teachers: dict[str, float]) -> d
             metrics[f"rollout/{game}/percent_of_teacher"] = percent_of_teacher(returns.mean, teachers[game])
     percents = [metrics[f"rollout/{game}/percent_of_teacher"] for game in scores if game in teachers]
     if percents and len(percents) == len(scores):  # of some games only it would be another number under the same name
-        metrics["rollout/geometric_mean_percent"] = geometric_mean(percents)
+        metrics["rollout/geometric_mean_percent"] = float(geometric_mean(percents))
     return metrics
 
 

@@ -19,9 +19,9 @@ def export_player(
     """Writes a student, or any teacher, as a file for other programs, and checks that it plays the same.
 
     Args:
-        player: a checkpoint, or any file that holds a teacher.
+        player: a checkpoint, a run's folder, or any file that holds a teacher.
         output: the file; .onnx for ONNX Runtime (needs `pip install -e '.[onnx]'`), .pt2 for torch.export (default:
-            beside the player, .onnx).
+            beside the player, .onnx; in a run's folder student.onnx).
         game: which, of a student of several games: a file plays one.
         episodes: that are played to compare.
         protocol: rules of play: paper, nature or machado.
@@ -30,7 +30,8 @@ def export_player(
         raise ExportError(f"--episodes is {episodes}: choose at least 1")
     if output is None and "://" in player:
         raise ExportError(f"{player} lies elsewhere: choose an --output here")
-    path = Path(output) if output else Path(player).with_suffix(".onnx")
+    own = Path(player) / "student.onnx" if Path(player).is_dir() else Path(player).with_suffix(".onnx")
+    path = Path(output) if output else own
     check_suffix(path)
     agent = load_teacher(player, game)
     with Console(stderr=True).status(f"{path}: written, and played with"):

@@ -44,7 +44,9 @@ def main() -> int:
     try:
         runs = runs_in(options.runs)
         shards = recordings_of(options.root, runs)
-    except (ReportError, ShardError) as error:
+        if options.output:
+            options.output.mkdir(parents=True, exist_ok=True)
+    except (ReportError, ShardError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     measures = measure(runs, lambda student, game: teacher_of(shards, runs, student, game))
@@ -53,7 +55,6 @@ def main() -> int:
     if options.output:
         from pd_lightning.report.charts import learning_curves, score_against_size  # takes a second to import
 
-        options.output.mkdir(parents=True, exist_ok=True)
         (options.output / "report.md").write_text(text)
         write_csv(options.output / "report.csv", measures)
         pictures = [learning_curves(runs, measures, options.output / "curves.png"),

@@ -100,7 +100,7 @@ def draw_sizes(axis: Axes, sizes: Mapping[str, Measure], label: str, style: Mapp
         return
     axis.plot([x for x, _ in points], [found.above_random for _, found in points], **style, label=label)
     x = [x for x, found in points for _ in found.runs]
-    each = [Measure(f.game, (values,), f.teacher).above_random for _, f in points for values in f.runs]
+    each = [one.above_random for _, found in points for one in found.singles]
     axis.plot(x, each, **style, linestyle="", alpha=0.5)
 
 

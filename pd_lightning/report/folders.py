@@ -6,38 +6,42 @@ import glob
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
 
-from pd_lightning.report.runs import NEEDED, ReportError, Run, Student, joined, read_run
-
-TASK = "begun.json"
-"""In the folder of a reproduction's task: all runs below it are attempts at one."""
+from pd_lightning.report.runs import NEEDED, ReportError, Run, joined, read_run
 
 
 def runs_in(named: Sequence[Path]) -> list[Run]:
-    """The runs of these folders; those that never played have no score, and are left out with a note.
+    """The runs of these folders; what has no score of its own is left out with a note.
+
+    That are folders of `test`, runs that never played, and of runs with the same settings and seed all but one: the one
+    that got farthest, and of those the newest. A run that goes on from the checkpoint of another is one with it.
 
     Args:
         named: runs, folders with runs somewhere below, or patterns that no shell has expanded.
 
     Raises:
-        ReportError: a folder is no run and has none, two are the same run, or there is none.
+        ReportError: a folder is no run and has none, or there is none.
     """
     runs = []
     for folder in {path.resolve(): path for each in named for path in expanded(each)}.values():
         if folder.is_dir() and not (folder / "returns.csv").is_file():
-            print(f"left out: {folder} has no returns.csv, nothing was played", file=sys.stderr)
+            leave_out(folder, "has no returns.csv, nothing was played")
         elif is_test(folder):
-            print(f"left out: {folder} is of a test, whose run has a folder of its own", file=sys.stderr)
+            leave_out(folder, "is of a test, whose run has a folder of its own")
         else:
             runs.append(read_run(folder))
     if not runs:
         raise ReportError(f"{', '.join(map(str, named))}: no run that has played; run `python train.py fit` first")
-    runs = whole(runs)
-    check_distinct(runs)
-    return runs
+    return distinct(whole(runs))
+
+
+def leave_out(folder: Path, reason: str) -> None:
+    """Says so."""
+    print(f"left out: {folder} {reason}", file=sys.stderr)
 
 
 def expanded(named: Path) -> list[Path]:
@@ -45,7 +49,9 @@ def expanded(named: Path) -> list[Path]:
     if all((named / name).is_file() for name in NEEDED):
         return [named]
     if named.is_dir():
-        below = {path.parent for path in named.rglob("returns.csv") if (path.parent / "config.yaml").is_file()}
+        linked = [path for path in named.iterdir() if path.is_symlink() and path.is_dir()]  # searched as if named
+        files = [path for folder in (named, *linked) for path in folder.rglob("returns.csv")]
+        below = {path.parent for path in files if (path.parent / "config.yaml").is_file()}
         return sorted(below, key=in_order) or [named]
     matching = sorted((Path(each) for each in glob.glob(str(named), recursive=True)), key=in_order)
     return [path for each in matching if each.is_dir() for path in expanded(each)] or [named]
@@ -56,32 +62,57 @@ def in_order(path: Path) -> list[str | int]:
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", str(path))]
 
 
-def is_test(folder: Path) -> bool:
-    """Whether a folder is of `python train.py test` or `validate`: a score of a run that has a folder of its own."""
+def settings_of(folder: Path) -> dict:
+    """What was set; nothing, where that cannot be read."""
     try:
         config = yaml.safe_load((folder / "config.yaml").read_text())
     except (OSError, ValueError, yaml.YAMLError):
-        return False
-    return isinstance(config, dict) and "verbose" in config  # an option of theirs alone
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def is_test(folder: Path) -> bool:
+    """Whether a folder is of `python train.py test` or `validate`: a score of a run that has a folder of its own."""
+    return "verbose" in settings_of(folder)  # an option of theirs alone
 
 
 def whole(runs: Iterable[Run]) -> list[Run]:
-    """Runs, those that a reproduction went on with after a kill joined with what was played before."""
-    attempts: dict[Path, list[Run]] = {}
-    for run in runs:
-        task = run.folder.parent.parent
-        attempts.setdefault(task if (task / TASK).is_file() else run.folder, []).append(run)
-    return [
-        joined(sorted(each, key=lambda run: (run.folder / "returns.csv").stat().st_mtime)) for each in attempts.values()
-    ]
+    """Runs, those that go on from a checkpoint joined with what was played before it."""
+    chains = [attempts(run) for run in runs]
+    gone_on = {each.folder.resolve() for *before, last in chains for each in before if alike(each) == alike(last)}
+    return [joined(chain) for chain in chains if chain[-1].folder.resolve() not in gone_on]
 
 
-def check_distinct(runs: Iterable[Run]) -> None:
-    """Raises a ReportError if two runs have the same settings and seed: one would count twice."""
-    seen: dict[tuple[Student, int], Path] = {}
-    for run in runs:
-        other = seen.setdefault((run.student, run.seed), run.folder)
-        if other != run.folder:
-            raise ReportError(
-                f"{run.folder}: has the same settings and seed as {other}; a run counts once, so leave one of them out"
-            )
+def attempts(run: Run) -> list[Run]:
+    """A run, and before it those that have played and that it goes on from, the first one first."""
+    chain, folder, seen = [run], run.folder.resolve(), set()
+    while folder and folder not in seen:
+        seen.add(folder)
+        folder = before(folder)
+        if folder and folder not in seen and (folder / "returns.csv").is_file():
+            chain.insert(0, read_run(folder))
+    return chain
+
+
+def before(folder: Path) -> Path | None:
+    """The folder of the run whose checkpoint this one began with: where it was then, or beside this one's now."""
+    checkpoint = settings_of(folder).get("ckpt_path")
+    if not checkpoint:
+        return None
+    then = Path(str(checkpoint)).resolve().parent.parent
+    return next((each for each in (then, folder.parent / then.name) if (each / "config.yaml").is_file()), None)
+
+
+def alike(run: Run) -> tuple:
+    """What two attempts at one run have in common."""
+    return replace(run.student, updates=0), run.seed
+
+
+def distinct(runs: Sequence[Run]) -> list[Run]:
+    """Runs of which no two have the same settings and seed: one would count twice."""
+    best: dict[tuple, Run] = {}
+    for run in sorted(runs, key=lambda run: (run.student.updates, in_order(run.folder.resolve()))):
+        if other := best.get(alike(run)):
+            leave_out(other.folder, f"has the same settings and seed as {run.folder}, which got farther or is newer")
+        best[alike(run)] = run
+    return [run for run in runs if best[alike(run)] is run]

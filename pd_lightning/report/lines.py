@@ -6,7 +6,6 @@ import csv
 import math
 from pathlib import Path
 
-from pd_lightning.report.measures import Measure
 from pd_lightning.report.tables import Measures
 
 CSV = """size loss games settings acts updates protocol game run episodes return return_std teacher percent_of_teacher
@@ -20,8 +19,8 @@ def write_csv(path: Path, measures: Measures) -> None:
         writer.writerow(CSV.split())
         for student, games in measures.items():
             for game, found in games.items():
-                for number, values in enumerate(found.runs):
-                    one = Measure(game, (values,), found.teacher)
+                for number, one in enumerate(found.singles):
+                    (values,) = one.runs
                     teacher = float(found.teacher.mean()) if len(found.teacher) else math.nan
                     deviation = float(values.std(ddof=1)) if len(values) > 1 else math.nan
                     writer.writerow([student.size, student.loss, " ".join(student.games), ", ".join(student.settings),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from pd_lightning.scores import SCORES, normalised, percent_of_teacher
+from pd_lightning.scores import SCORES, geometric_mean, normalised, percent_of_teacher
 
 RESAMPLES = 10_000
 FEWEST = 5
@@ -35,6 +35,11 @@ class Measure:
     together: bool = False
     own: tuple[np.ndarray, ...] = ()
     folders: tuple[str, ...] = ()
+
+    @property
+    def singles(self) -> tuple[Measure, ...]:
+        """Each run by itself."""
+        return tuple(Measure(self.game, (values,), self.teacher) for values in self.runs)
 
     @property
     def score(self) -> float:
@@ -64,47 +69,61 @@ class Measure:
     def _teacher_mean(self) -> float:
         return float(self.teacher.mean()) if len(self.teacher) else math.nan
 
-    def resampled(self, rng: np.random.Generator, chosen: np.ndarray | None = None) -> np.ndarray:
-        """Percentages of the teacher, float64 [RESAMPLES], of runs, their episodes and the teacher's drawn anew.
+    def resampled(self, rng: np.random.Generator, drawn: np.ndarray | None = None) -> np.ndarray:
+        """Percentages of the teacher, float64 [RESAMPLES], of runs and of the teacher's episodes drawn anew.
 
-        Runs are drawn first, then episodes within them: episodes of one run share its weights. Of a single run only
-        its episodes can be drawn, and the interval says nothing about other seeds. All are nan where a run or a
-        teacher has fewer than `FEWEST` episodes.
+        Of a single run only its episodes can be drawn, and the interval says nothing about other seeds. All are nan
+        where a run or a teacher has fewer than `FEWEST` episodes.
 
         Args:
             rng: what is drawn by.
-            chosen: the runs that were drawn, int64 [runs, RESAMPLES], if they are drawn for several games together.
+            drawn: weights of the runs as of `draw_runs`, if they are drawn for several games together.
         """
         if min(map(len, (*self.runs, *(self.own or (self.teacher,))))) < FEWEST:
             return np.full(RESAMPLES, np.nan)
-        chosen = draw_runs(len(self.runs), rng) if chosen is None else chosen
-        scores = _scores(self.runs, chosen, rng)
-        teacher = _scores(self.own, chosen, rng) if self.own else _means(self.teacher, rng, 1)[0]
-        return np.where(teacher > 0, 100 * scores / np.where(teacher > 0, teacher, 1), np.nan)
+        if drawn is None:
+            drawn = draw_runs(len(self.runs), rng)
+        if self.own and len(self.runs) > 1:  # of a ratio, whose two sides are drawn together: to first order
+            mine, theirs = (np.array([values.mean() for values in each]) for each in (self.runs, self.own))
+            return self.percent + (100 * mine - self.percent * theirs) @ drawn / self._teacher_mean
+        scores, (teacher,) = _scores(self.runs, drawn, rng), self.own or (self.teacher,)
+        means = _means(teacher, rng)
+        return np.where(means > 0, 100 * scores / np.where(means > 0, means, 1), np.nan)
 
 
 def draw_runs(count: int, rng: np.random.Generator) -> np.ndarray:
-    """Which of `count` runs is in which place of each resample, int64 [count, RESAMPLES]."""
-    return rng.integers(count, size=(count, RESAMPLES))
+    """Weights of `count` runs in the mean of each resample, float64 [count, RESAMPLES]; they sum to 1.
+
+    As often as a run was drawn, with replacement. Of a few runs such means are too close together: by the factor
+    (n - 1) / n in their variance, and because the few need not show how far runs lie apart. So they are spread as
+    Student's t is, by (n / (n - 1))^0.5 and ((n - 1) / chi^2)^0.5, chi^2 with n - 1 degrees of freedom.
+    """
+    weights = rng.multinomial(count, np.full(count, 1 / count), size=RESAMPLES).T / count
+    if count == 1:
+        return weights
+    spread = np.sqrt(count / rng.chisquare(count - 1, RESAMPLES))
+    return 1 / count + (weights - 1 / count) * spread
 
 
-def _scores(runs: Sequence[np.ndarray], chosen: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Means over chosen runs of their episodes drawn anew, float64 [RESAMPLES]."""
-    means = np.stack([_means(values, rng, len(runs)) for values in runs])  # [run, draw, resample]
-    return means[chosen, np.arange(len(runs))[:, None], np.arange(RESAMPLES)].mean(0)
+def _scores(runs: Sequence[np.ndarray], drawn: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Means over runs as they were drawn, float64 [RESAMPLES], or over their episodes drawn anew if those differ more.
+
+    A run's mean has the chance of its episodes in it, so the first would do; but few runs may be alike by chance.
+    """
+    between = np.array([values.mean() for values in runs]) @ drawn
+    within = np.mean([_means(values, rng) for values in runs], axis=0)
+    return max(between, within, key=lambda means: np.ptp(np.percentile(means, [2.5, 97.5])))
 
 
-def _means(values: np.ndarray, rng: np.random.Generator, draws: int) -> np.ndarray:
-    """Means of episodes drawn anew, float64 [draws, RESAMPLES]."""
-    return values[rng.integers(len(values), size=(draws, RESAMPLES, len(values)))].mean(2)
+def _means(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Means of episodes drawn anew, float64 [RESAMPLES]."""
+    return values[rng.integers(len(values), size=(RESAMPLES, len(values)))].mean(1)
 
 
 def limits(resampled: np.ndarray) -> tuple[float, float]:
-    """The 95% interval between the percentiles of what was resampled; nan where some of it has no meaning."""
-    if not np.isfinite(resampled).all():
-        return math.nan, math.nan
-    low, high = np.percentile(resampled, [2.5, 97.5])
-    return float(low), float(high)
+    """The 95% interval between the percentiles of what was resampled; nan if it would reach what has no meaning."""
+    low, high = np.percentile(np.where(np.isfinite(resampled), resampled, -math.inf), [2.5, 97.5], method="lower")
+    return (float(low), float(high)) if math.isfinite(low) else (math.nan, math.nan)
 
 
 @dataclass(frozen=True)
@@ -128,24 +147,14 @@ def summarise(measures: Sequence[Measure], seed: int = 0) -> Summary:
     A run of a student of several games is drawn for all of them at once: what is good or bad about it, is so in all.
     """
     percents = np.array([measure.percent for measure in measures])
-    chosen = None
+    drawn = None
     if all(measure.together for measure in measures):
-        chosen = draw_runs(len(measures[0].runs), np.random.default_rng([seed, len(measures)]))
+        drawn = draw_runs(len(measures[0].runs), np.random.default_rng([seed, len(measures)]))
     chances = [np.random.default_rng([seed, i]) for i in range(len(measures))]
-    draws = np.stack([measure.resampled(rng, chosen) for measure, rng in zip(measures, chances, strict=True)])
-    single = [
-        Measure(measure.game, (values,), measure.teacher).above_random
-        for measure in measures
-        for values in measure.runs
-    ]
+    draws = np.stack([measure.resampled(rng, drawn) for measure, rng in zip(measures, chances, strict=True)])
+    single = [each.above_random for measure in measures for each in measure.singles]
     return Summary(
-        (_geometric(percents[:, None])[0], *limits(_geometric(draws))),
+        (float(geometric_mean(percents)), *limits(geometric_mean(draws))),
         math.nan if np.isnan(single).any() else float(stats.trim_mean(single, 0.25)),  # scipy < 1.15 trims nan off
         float(np.median([measure.human for measure in measures])),
     )
-
-
-def _geometric(percents: np.ndarray) -> np.ndarray:
-    """Over the first axis; nan where one is not positive."""
-    positive = np.where(percents > 0, percents, np.nan)
-    return np.exp(np.log(positive).mean(0))

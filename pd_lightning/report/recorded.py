@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
 
-from pd_lightning.blocks import Shard
+from pd_lightning.blocks import Shard, ShardError
 from pd_lightning.recorded import open_game, returns_of_teacher
 from pd_lightning.report.runs import Run, Student
 
@@ -15,21 +16,29 @@ Recordings = dict[tuple[str, str], list[Shard]]
 
 
 def recordings_of(root: Path | None, runs: list[Run]) -> Recordings:
-    """The recordings of the games that were learned from recordings, where there are any.
+    """The recordings of the games that were learned, where there are any; what is not there is said.
 
     Args:
-        root: folder of the datasets; None is the one that each run was given.
-        runs: that learned from them, or not.
+        root: folder of the datasets; None is the one that each run learned from, if it did.
+        runs: that are to be compared with teachers.
 
     Raises:
-        ShardError: a shard is broken or of another game.
+        ShardError: a shard is broken or of another game; the folder that was given has none of the games.
     """
     found: Recordings = {}
-    for run in runs:
-        for game in run.student.games:
-            folder = Path(root or run.student.root or "datasets") / game
-            if game not in run.teacher and (run.student.root, game) not in found and any(folder.glob("*.h5")):
-                found[run.student.root, game] = open_game(folder, game, allow_mixed=True)
+    wanted = {
+        (run.student.root, game): Path(root or run.student.root) / game
+        for run in runs
+        for game in run.student.games
+        if game not in run.teacher and (root or run.student.root)
+    }
+    for (given, game), folder in wanted.items():
+        if any(folder.glob("*.h5")):
+            found[given, game] = open_game(folder, game, allow_mixed=True)
+        else:
+            print(f"left out: the teacher of {game}, as {folder} has no recording; see --root", file=sys.stderr)
+    if root and wanted and not found:
+        raise ShardError(f"{root}: has a recording of none of the games; give the --root that they were learned from")
     return found
 
 

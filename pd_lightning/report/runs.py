@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -16,8 +17,8 @@ NEEDED = ("config.yaml", "returns.csv")
 NO_DIFFERENCE = {"games", "seed", "cache", "threads", "memory", "updates", "beta", "beta_end", "beta_steps",
                  "record_to"}  # fmt: skip
 """Options of the data that are shown otherwise, differ between seeds, or do not change what is learned."""
-LEARNING = ("max_steps", "max_epochs", "accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm",
-            "callbacks")  # fmt: skip
+LEARNING = ("max_steps", "max_epochs", "max_time", "accumulate_grad_batches", "gradient_clip_val",
+            "gradient_clip_algorithm", "limit_train_batches", "overfit_batches", "precision", "callbacks")  # fmt: skip
 """Options of the Trainer that change what is learned."""
 
 
@@ -117,15 +118,22 @@ def read_run(folder: Path) -> Run:
         updates = {max(points) for points in curve.values()}
         if len(updates) > 1:
             raise ValueError(f"games whose last rollouts differ, {sorted(updates)}")
-        what = describe(config, tuple(sorted(curve)))
         data = config.get("data", {}).get("init_args", {})
-        root = "" if "beta" in data else str(data.get("root", ""))
+        if "root" in data:
+            data["root"] = normal(str(data["root"]))
+        what = describe(config, tuple(sorted(curve)))
+        root = "" if "beta" in data else data.get("root", "")
     except (KeyError, TypeError, ValueError, AttributeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())[:120]
         raise ReportError(f"{folder}: config.yaml or returns.csv lacks or garbles {reason}; leave it out") from None
     if not curve:
         raise ReportError(f"{folder}: returns.csv has no episodes; the run was stopped before its first rollout")
     return Run(folder, seed, Student(*what, max(updates), protocol, fire, root), curve, teacher)
+
+
+def normal(root: str) -> str:
+    """A folder, or a URL, however it was written."""
+    return root.rstrip("/") if "://" in root else os.path.normpath(root)
 
 
 def joined(attempts: Sequence[Run]) -> Run:

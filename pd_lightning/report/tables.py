@@ -24,10 +24,11 @@ NOTES = f"""\
 Score: mean over runs of the mean return of their last rollout. Of teacher: 100 x score / mean return of the teacher's
 recorded episodes (a live one's: those of its score), as in the paper; without a meaning where the score is negative or
 the teacher's not positive. Above random: (score - random) / (teacher - random), which also holds where scores do not
-begin at zero (Pong). Human-normalised: by the scores of Wang et al. (2016). Intervals: 95%, bootstrap over runs, their
-episodes and the teacher's ({RESAMPLES:,} resamples); those of a single run say nothing about other seeds. There is none
-(-) where a run or the teacher has fewer than {FEWEST} episodes, which say too little about their spread, or where it
-would reach below zero. A dash: not known, or without a meaning."""
+begin at zero (Pong). Human-normalised: by the scores of Wang et al. (2016). Intervals: 95%, bootstrap over runs and
+the teacher's episodes ({RESAMPLES:,} resamples), as wide as Student's t for few runs, and at least as wide as their
+episodes say; those of a single run say nothing about other seeds. There is none (-) where a run or the teacher has
+fewer than {FEWEST} episodes, which say too little about their spread, or where it would reach below zero. A dash: not
+known, or without a meaning."""
 
 
 def order_of(student: Student) -> tuple:

@@ -50,4 +50,4 @@ def teachers_of(returns: Mapping[Student, np.ndarray], labels: Mapping[Student, 
 
 def origin(student: Student) -> tuple[str, ...]:
     """Where the scores of a student's teacher are from, and by which rules."""
-    return ("live" if student.acts else f"root {student.root or 'datasets'}", *student.rules)
+    return ("live" if student.acts else f"root {student.root}", *student.rules)

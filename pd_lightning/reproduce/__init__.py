@@ -1,4 +1,4 @@
-"""The paper's experiments by one command: `python -m pd_lightning.reproduce losses|compression|multi-task|temperature`.
+"""The paper's experiments by one command: `python -m pd_lightning.reproduce losses` (or another of `EXPERIMENTS`).
 
 The rooms: `plans` (what is run) <- `tasks` (one run, wherever it is done) <- `workers` (who does them) <- `results`
 (what is written about them).

@@ -42,6 +42,15 @@ def show(tasks: tuple[Task, ...], ray: str | None, at_once: int, console: Consol
     return failed
 
 
+def check(settings: Settings) -> None:
+    """Raises a ValueError that names the first setting that makes no sense."""
+    for name in ("updates", "episodes", "hours"):
+        if not getattr(settings, name) > 0:
+            raise ValueError(f"--{name} is {getattr(settings, name)}: choose more than 0")
+    if not settings.seeds or len(set(settings.seeds)) != len(settings.seeds) or min(settings.seeds) < 0:
+        raise ValueError(f"--seeds is {list(settings.seeds)}: name at least one, each once, and none below 0")
+
+
 def reproduce(
     experiment: Experiment,
     games: list[str] | None = None,
@@ -62,7 +71,7 @@ def reproduce(
 
     Args:
         experiment: losses, compression, multi-task, temperature, on-policy (who acts), online, or all of them.
-        games: to learn (default: those of the paper's table, each of which needs a teacher here).
+        games: to learn (default: those of the paper's table that have a recording or a teacher here).
         seeds: of the weights; each is a run.
         quick: 3,000 updates on an hour of play, for two cores, instead of 20,000 on four hours.
         updates: of each run, instead of those.
@@ -77,11 +86,13 @@ def reproduce(
     """
     console = Console(stderr=True)
     names = list(EXPERIMENTS) if experiment == "all" else [experiment]
-    settings = Settings(
-        output, root, tuple(games or ()), tuple(seeds), updates or (3000 if quick else 20_000), episodes,
-        hours or (1.0 if quick else 4.0), tuple(options),
-    )  # fmt: skip
+    updates = updates if updates is not None else 3000 if quick else 20_000
+    hours = hours if hours is not None else 1.0 if quick else 4.0
+    settings = Settings(output, root, tuple(games or ()), tuple(seeds), updates, episodes, hours, tuple(options))
+    check(settings)
     planned = plan(names, settings)
+    for game, reason in planned.left_out.items():
+        console.print(f"left out  {game}: {reason}", highlight=False, soft_wrap=True)
     failed = show(planned.recordings, ray, at_once, console)
     if failed:
         return 1
@@ -97,7 +108,7 @@ def main() -> int:
     """The command line."""
     try:
         return int(auto_cli(reproduce, prog="python -m pd_lightning.reproduce"))  # pyright: ignore[reportArgumentType]
-    except (ClusterError, TaskError, ShardError, ValueError) as error:
+    except (ClusterError, TaskError, ShardError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

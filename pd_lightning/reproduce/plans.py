@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pd_lightning.blocks import ShardError, find_shards
@@ -12,7 +12,7 @@ from pd_lightning.reproduce.tasks import DONE, Task
 PRESETS = Path(__file__).parent.parent / "presets"
 LOSSES = ("mse", "nll", "kl")
 COMPRESSED = ("net1", "net2", "net3")
-TEMPERATURES = (0.001, 0.003, 0.01, 0.03, 0.1, 1.0, 10.0)
+TEMPERATURES = (0.001, 0.003, 0.01, 0.03, 0.1, 1, 10, "auto")
 FIRST_TABLE = ("breakout", "freeway", "pong", "qbert")
 THREE = ("freeway", "pong", "qbert")
 
@@ -44,10 +44,17 @@ class Settings:
 
 @dataclass(frozen=True)
 class Plan:
-    """Tasks in two steps: recordings, then runs that learn from them."""
+    """Tasks in two steps: recordings, then runs that learn from them.
+
+    Attributes:
+        recordings: that are missing.
+        runs: that learn from recordings, or from live play.
+        left_out: games of the paper's that cannot be learned here, and why.
+    """
 
     recordings: tuple[Task, ...]
     runs: tuple[Task, ...]
+    left_out: dict[str, str] = field(default_factory=dict)
 
 
 def fit(
@@ -95,7 +102,7 @@ def multi_task(settings: Settings) -> list[Task]:
 def temperature(settings: Settings) -> list[Task]:
     """Section 3's point, measured: sharpen the teacher, and do not soften it."""
     return [
-        fit(settings, f"{game}-net1-tau{tau:g}", [game], seed, "--model.size=net1", f"--model.temperature={tau}")
+        fit(settings, f"{game}-net1-tau{tau}", [game], seed, "--model.size=net1", f"--model.temperature={tau}")
         for seed in settings.seeds for game in settings.games for tau in TEMPERATURES
     ]  # fmt: skip
 
@@ -138,20 +145,37 @@ def plan(experiments: Sequence[str], settings: Settings) -> Plan:
 
     Args:
         experiments: names in `EXPERIMENTS`.
-        settings: theirs; without games, each has its own.
+        settings: theirs; without games, each has its own, as far as they can be learned here.
 
     Raises:
-        ShardError: a game has neither a recording nor a teacher to record.
+        ShardError: a game that was asked for, or every one, has neither a recording nor a teacher to record.
     """
     runs: list[Task] = []
     games: list[str] = []
+    left_out: dict[str, str] = {}
     for name in experiments:
         make, usual = EXPERIMENTS[name]
         chosen = settings.games or usual
         if name not in LIVE:
+            missing = {game: reason for game in chosen if (reason := unlearnable(settings, game))}
+            if missing and (settings.games or len(missing) == len(chosen)):
+                raise ShardError(next(iter(missing.values())))
+            left_out |= missing
+            chosen = tuple(game for game in chosen if game not in missing)
             games += [game for game in chosen if game not in games]
-        runs += make(Settings(**{**vars(settings), "games": chosen}))
-    return Plan(tuple(recordings(settings, games)), tuple(dict.fromkeys(runs)))
+        runs += make(replace(settings, games=chosen))
+    return Plan(tuple(recordings(settings, games)), tuple(dict.fromkeys(runs)), left_out)
+
+
+def unlearnable(settings: Settings, game: str) -> str:
+    """Why a game cannot be learned here; nothing if it can."""
+    folder = Path(settings.root) / game
+    if has_shards(folder) or (folder / "teacher.safetensors").is_file():
+        return ""
+    return (
+        f"{folder}: has neither a recording nor a teacher.safetensors; train a teacher (`python train.py fit "
+        f"--config pd_lightning/presets/teacher.yaml --data.game {game}`), or leave it out by --games"
+    )
 
 
 def recordings(settings: Settings, games: Sequence[str]) -> list[Task]:
@@ -162,11 +186,6 @@ def recordings(settings: Settings, games: Sequence[str]) -> list[Task]:
         interrupted = task.is_dir() and not (task / DONE).is_file()  # some of its hours may be there
         if has_shards(folder) and not interrupted:
             continue
-        if not (folder / "teacher.safetensors").is_file():
-            raise ShardError(
-                f"{folder}: has neither a recording nor a teacher.safetensors; train a teacher (`python train.py fit "
-                f"--config pd_lightning/presets/teacher.yaml --data.game {game}`), or leave it out by --games"
-            )
         words = ("pd_lightning.recording", "--game", game, "--hours", str(settings.hours), "--root", settings.root)
         tasks.append(Task(str(task), words, resumable=False))
     return tasks

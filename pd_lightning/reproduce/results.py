@@ -5,27 +5,30 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
 from pd_lightning.report.charts import learning_curves, score_against_size
+from pd_lightning.report.folders import runs_in
 from pd_lightning.report.following import following_table
 from pd_lightning.report.lines import write_csv
-from pd_lightning.report.recorded import recordings_of, teacher_of
-from pd_lightning.report.runs import joined, read_run
+from pd_lightning.report.recorded import Recordings, recordings_of, teacher_of
+from pd_lightning.report.runs import Run
 from pd_lightning.report.tables import measure, report
 from pd_lightning.reproduce.plans import Settings
-from pd_lightning.reproduce.tasks import DONE, Task, run_folders, write_whole
+from pd_lightning.reproduce.tasks import DONE, Task, write_whole
 
 DIFFERENCES = """\
 - Teachers are PQN's, not DQN's, and scored from no-op starts: absolute scores do not compare with the paper's, shares
   of the teacher's do.
 - Actions are the emulator's minimal sets (Pong has 6, in the paper 3).
 - A run learns from the play and for the updates stated above; in the paper from 10 hours, and for longer.
-- Adam with a warm-up and a linear decay instead of RMSProp, input centred by the recording's mean image.
+- Adam with a warm-up and a linear decay, unless another optimizer is named above, instead of RMSProp; input centred by
+  the recording's mean image.
+- The temperature of kl is calibrated for each game (a perplexity of 2), unless one is named above; in the paper 0.01.
 - With several games every batch holds every game (the paper: one game a batch, `--data.mixing one_game`).
 - One learning rate and one batch size are used for all games and sizes; nothing was tuned on the final scores."""
 
@@ -35,14 +38,14 @@ def write_results(tasks: Sequence[Task], settings: Settings, command: str) -> Pa
 
     Args:
         tasks: runs that have ended.
-        settings: theirs.
+        settings: theirs, as they were planned.
         command: that was given, as a shell takes it.
 
     Returns:
         RESULTS.md.
     """
     output = Path(settings.output)
-    runs = [joined([read_run(folder) for folder in run_folders(task)]) for task in tasks]
+    runs = runs_in([Path(task.folder) for task in tasks])
     shards = recordings_of(Path(settings.root), runs)
     measures = measure(runs, lambda student, game: teacher_of(shards, runs, student, game))
     curves = learning_curves(runs, measures, output / "curves.png")
@@ -53,7 +56,7 @@ def write_results(tasks: Sequence[Task], settings: Settings, command: str) -> Pa
         [
             "# Results",
             f"Made by\n\n```bash\n{command}\n```",
-            about(settings, seconds, shards),
+            about(runs, seconds, shards),
             report(measures).strip(),
             *filter(None, [following_table(runs).strip()]),
             f"![learning curves]({curves.name})",
@@ -66,13 +69,18 @@ def write_results(tasks: Sequence[Task], settings: Settings, command: str) -> Pa
     return path
 
 
+def each(values: Iterable[str]) -> str:
+    """All that occur, once."""
+    return ", ".join(dict.fromkeys(values))
+
+
 def duration(seconds: float) -> str:
     """In hours, or in minutes where it is not even one."""
     return f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds / 60:.1f} minutes"
 
 
-def about(settings: Settings, seconds: Sequence[float], shards: dict) -> str:
-    """Seeds, episodes, updates, time and machine, and what was learned from."""
+def about(runs: Sequence[Run], seconds: Sequence[float], shards: Recordings) -> str:
+    """Seeds, episodes, updates and rules as they were played, time and machine, and what was learned from."""
     machine = (
         torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} cores, {platform.machine()}"
     )
@@ -82,9 +90,12 @@ def about(settings: Settings, seconds: Sequence[float], shards: dict) -> str:
         f"{sum(len(shard.returns) for shard in found)} episodes)"
         for (_, game), found in sorted(shards.items())
     )
+    updates = each(f"{run.student.updates:,}" for run in runs)
+    episodes = each(str(len(values)) for run in runs for values in run.returns.values())
+    seeds, rules = each(str(run.seed) for run in runs), each(run.student.protocol for run in runs)
     return (
-        f"{len(seconds)} runs of {settings.updates:,} updates, seeds {', '.join(map(str, settings.seeds))}, scored "
-        f"over {settings.episodes} episodes under protocol paper; {duration(sum(seconds))} in all, "
+        f"{len(runs)} runs of {updates} updates, seeds {seeds}, scored over {episodes} episodes under protocol "
+        f"{rules}; {duration(sum(seconds))} in all, "
         f"{min(seconds) / 60:.1f} to {max(seconds) / 60:.1f} minutes each, on {machine}; {packages}.\n\n"
         f"Learned from {played or 'live play'}."
     )

@@ -140,18 +140,6 @@ def _last_line(path: Path) -> str:
     return next((line[:200] for line in reversed(lines) if line), "no output")
 
 
-def run_folders(task: Task) -> list[Path]:
-    """Those in a task's folder that have played, the newest last: several, if it was killed and went on.
-
-    Raises:
-        TaskError: there is none.
-    """
-    found = sorted(Path(task.folder).glob("lightning_logs/*/returns.csv"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise TaskError(f"{task.folder}: has no run that has played; delete the folder and run the command again")
-    return [path.parent for path in found]
-
-
 def _add_seconds(folder: Path, seconds: float) -> float:
     """Keeps count over attempts."""
     path = folder / "seconds.txt"

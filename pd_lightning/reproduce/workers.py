@@ -68,13 +68,13 @@ def here(tasks: Sequence[Task], at_once: int, begun: Callable[[Task], None]) -> 
         finally:
             free.put(place)
 
-    with ThreadPoolExecutor(free.qsize(), "task") as pool:
-        futures = {pool.submit(work, task): task for task in tasks}
-        try:
-            for future in as_completed(futures):
-                error = future.exception()
-                if error is not None and not isinstance(error, TaskError):
-                    raise error
-                yield futures[future], future.result() if error is None else error
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    pool = ThreadPoolExecutor(free.qsize(), "task")
+    futures = {pool.submit(work, task): task for task in tasks}
+    try:
+        for future in as_completed(futures):
+            error = future.exception()
+            if error is not None and not isinstance(error, TaskError):
+                raise error
+            yield futures[future], future.result() if error is None else error
+    finally:  # whoever is interrupted does not wait for what is running
+        pool.shutdown(wait=False, cancel_futures=True)

@@ -31,25 +31,37 @@ def load_teacher(path: str | os.PathLike[str], game: str | None = None) -> Teach
     Args:
         path: the file; its format is recognised from the content: a file of `save_teacher`; a Lightning checkpoint of
             ours (its last weights); a zip of Stable-Baselines3 (DQN, PPO, A2C) or sb3-contrib (QR-DQN) with a
-            CnnPolicy, or the `policy.pth` in it; CleanRL's dqn_atari and c51_atari. Or a folder of the Hugging Face
-            Hub, as `hf://sb3/dqn-PongNoFrameskip-v4`.
+            CnnPolicy, or the `policy.pth` in it; CleanRL's dqn_atari and c51_atari. Or a run's folder, which stands for
+            its last checkpoint; or a folder of the Hugging Face Hub, as `hf://sb3/dqn-PongNoFrameskip-v4`.
         game: the game it should play; an error if it plays another. Needed where neither the file nor the folders it
             lies in tell the game, and of a student of several games.
 
     Raises:
         TeacherError: the file is missing, is of no such kind, does not fit the network it names, or plays another game.
     """
-    file = fetch(os.fspath(path)) if is_hub(path) else Path(path)
+    file = fetch(os.fspath(path)) if is_hub(path) else in_run(Path(path))
     if not file.is_file():
         raise TeacherError(
             f"{file}: there is no such file; train a teacher with `python train.py fit --config "
-            f"pd_lightning/presets/teacher.yaml --data.game {game or 'GAME'}`, or name another with --teacher"
+            f"pd_lightning/presets/teacher.yaml --data.game {game or 'GAME'}`, or name another file"
         )
     teacher = _read(file, game)
     if game is not None and teacher.game != game:
         raise TeacherError(f"{file}: game is {teacher.game!r}, asked for was {game!r}; choose a teacher of that game")
     check_actions(teacher.actions, teacher.game, len(_meanings(file, teacher.game)), file)
     return teacher
+
+
+def in_run(path: Path) -> Path:
+    """The last checkpoint in a run's folder; a file is itself.
+
+    Raises:
+        TeacherError: the folder has none.
+    """
+    last = path / "checkpoints" / "last.ckpt"
+    if path.is_dir() and not last.is_file():
+        raise TeacherError(f"{path}: a folder without checkpoints/last.ckpt; name a run's folder, or a teacher's file")
+    return last if path.is_dir() else path
 
 
 def _read(file: Path, game: str | None) -> Teacher:
