@@ -100,7 +100,7 @@ def pqn_training(game: str, parallel: int, steps: int, root: str) -> float:
     keep_freed_memory()
     data = ParallelPlay(game)
     module = PQN(data.actions, "dqn", 2.5e-4)
-    per_update = data.steps_per_epoch // len(data)
+    per_update = data.steps_after(len(data)) // len(data)
     warm, updates = 4 * len(data) // data.rounds, -(-steps // per_update)
 
     class Clock(pl.Callback):

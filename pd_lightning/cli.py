@@ -143,6 +143,9 @@ class DistillationCLI(LightningCLI):
         """Refuses to score a network that was never trained."""
         if not self.config[str(self.subcommand)].get("ckpt_path"):
             fail(f"{self.subcommand} scores a checkpoint: give --ckpt_path PATH, or `last` for the newest run's")
+        data = type(self.datamodule)
+        if self.subcommand == "validate" and data.val_dataloader is pl.LightningDataModule.val_dataloader:
+            fail(f"validate asks for held-out states, and {data.__name__} has none: score the checkpoint by `test`")
         claim_folder(self.trainer.loggers, begins=False)
 
     def before_test(self) -> None:

@@ -35,7 +35,9 @@ class Parser(LightningArgumentParser):
         if "'torch.optim.Optimizer'" in text:
             text += "; the usual optimizer's rate is --model.learning_rate, another's goes with --optimizer CLASS"
         text += self._nearest(text)
-        fail(f"{text}; options: {self.prog.replace(' [options]', '')} --help")
+        named = re.search(r'key "(model|data)".*class_path \'[\w.]+\.(\w+)\'', text)
+        topic = f"--{named[1]}.help {named[2]}" if named else "--help"
+        fail(f"{text}; options: {self.prog.replace(' [options]', '')} {topic}")
 
     def _nearest(self, text: str) -> str:
         """What may have been meant by an option that there is not."""
@@ -47,6 +49,9 @@ class Parser(LightningArgumentParser):
         word = next(filter(None, wrong.groups()))
         known = [option[2:] for option in self._option_string_actions if option.startswith("--")]
         for group, kind in (("model", PolicyDistillation), ("data", TeacherDatasets)):
+            named = re.search(r"class_path '([\w.]+)\.(\w+)'", text)
+            if named and f'key "{group}"' in text:
+                kind = getattr(sys.modules.get(named[1]), named[2], kind)
             names = list(inspect.signature(kind).parameters)
             known += names if f'key "{group}"' in text else [f"{group}.{name}" for name in names]
         near = difflib.get_close_matches(word, known, n=1, cutoff=0.7)

@@ -25,12 +25,14 @@ from pd_lightning.live import Lessons, LiveTeacher, Memory, recorder
 from pd_lightning.live.datamodule import total_updates
 from pd_lightning.live.knobs import Knobs
 from pd_lightning.live.learner import Learner, LearningPlayer
+from pd_lightning.live.memory import unpack
 from pd_lightning.live.play import FrozenPlayer
 from pd_lightning.live.recorder import Recorder
 from pd_lightning.losses import kl
 from pd_lightning.pqn import PQN, ParallelPlay
 from pd_lightning.pqn.games import Games
 from pd_lightning.pqn.learning import squared_error
+from pd_lightning.recording import header_of
 from pd_lightning.recording.shards import check_same
 from pd_lightning.teacher import Teacher, load_teacher, save_teacher
 
@@ -189,6 +191,9 @@ def test_so_many_states_are_fresh_as_were_asked_for(ranks, fresh):
         ),
         ({"learn": True, "lessons": Lessons(trace=1.5)}, r"trace is 1\.5: choose --data\.lessons\.trace from 0 to 1"),
         ({"learn": True, "lessons": Lessons(learning_rate=0.0)}, r"learning_rate is 0\.0: .* above 0"),
+        ({"learn": True, "teachers": {"pong": "x"}}, r"teachers is .*, but a teacher that learns begins anew"),
+        ({"memory": 1, "prefill": 1, "parallel": 10**6}, r"memory is 16,000,000 states, two rounds,.* and fewer"),
+        ({"root": "s3://bucket/data"}, "root is s3://bucket/data: live play reads teachers from folders"),
         ({"teachers": {"breakout": "x"}}, "teachers has breakout, which is not among the games, pong"),
         ({"root": "nowhere"}, r"nowhere/pong/teacher\.safetensors: there is no such file"),
     ],
@@ -372,6 +377,54 @@ def test_a_run_goes_on_with_memory_and_teacher_as_they_were(teachers, tmp_path, 
     assert stage_of(data).rounds == data.knobs.rounds_due(8, 1)
 
 
+def test_a_checkpoint_holds_what_was_played_once(teachers, tmp_path):
+    saved = ModelCheckpoint(tmp_path, save_top_k=-1, every_n_train_steps=5)
+    run(live(teachers, parallel=40, memory=2000), 5, enable_checkpointing=True, callbacks=[saved])
+    checkpoint = torch.load(tmp_path / "epoch=0-step=5.ckpt", weights_only=True)
+    sizes = []  # of everything in it but the memory
+
+    def walk(value):
+        if isinstance(value, torch.Tensor):
+            sizes.append(value.nbytes)
+        for each in value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ():
+            walk(each)
+
+    walk({key: value for key, value in checkpoint.items() if key != "LiveTeacher"})
+    assert sum(sizes) < 4 * sum(p.nbytes for p in student(live(teachers)).parameters())  # weights and Adam's, with room
+
+
+def test_a_student_that_has_learned_from_a_recording_may_go_on_with_live_play(
+    datasets, teachers, tmp_path, monkeypatch
+):
+    saved = ModelCheckpoint(tmp_path, save_top_k=-1, every_n_train_steps=5)
+    recorded = TeacherDatasets(str(datasets), ["pong"], batch_size=16)
+    run(recorded, 5, enable_checkpointing=True, callbacks=[saved], limit_val_batches=0)
+    for updates, file in ((13, "epoch=0-step=5.ckpt"), (17, "epoch=0-step=13.ckpt")):
+        data = live(teachers, beta=0.0)
+        trainer = quiet_trainer(max_epochs=-1, max_steps=updates, enable_checkpointing=True, callbacks=[
+            ModelCheckpoint(tmp_path, save_top_k=-1, every_n_train_steps=updates)])  # fmt: skip
+        trainer.fit(student(data), datamodule=data, ckpt_path=str(tmp_path / file))
+        assert stage_of(data).rounds == data.knobs.rounds_due(updates - 5 - 1, 1)  # of this play's updates
+    trainer = quiet_trainer(max_epochs=-1, max_steps=19, limit_val_batches=0)  # and back
+    trainer.fit(student(recorded), datamodule=recorded, ckpt_path=str(tmp_path / "epoch=0-step=13.ckpt"))
+
+
+def test_a_second_student_is_played_for_anew(teachers):
+    data = live(teachers, beta=0.0)
+    run(data)
+    first = stage_of(data)
+    run(data)
+    assert stage_of(data) is not first
+    assert stage_of(data).rounds == data.knobs.rounds_due(7, 1)
+
+
+@pytest.mark.parametrize("way", ["both act", "the teacher learns"])
+def test_precisions_that_are_the_usual_type_of_all_threads_meanwhile_play_in_float32(teachers, way):
+    data = live(teachers, **WAYS[way])
+    run(data, precision="bf16-true", module=student(data, temperature=0.01))
+    assert stage_of(data).memories["pong"].newest(9).teacher_q.dtype == torch.float32
+
+
 def test_a_checkpoint_of_other_settings_is_refused(teachers, tmp_path):
     saved = ModelCheckpoint(tmp_path, save_top_k=-1, every_n_train_steps=2)
     run(live(teachers), 2, enable_checkpointing=True, callbacks=[saved])
@@ -396,7 +449,8 @@ def test_the_round_that_was_played_ahead_is_in_the_last_checkpoint_too(teachers,
     data = live(teachers, **WAYS[way])
     run(data)
     state = data.state_dict()["stage"]
-    assert state["processes"][0]["ahead"]["pong"]["states"].shape[:2] == (data.knobs.steps, 4)
+    ahead = unpack(state["processes"][0]["ahead"]["pong"]["states"], (data.knobs.steps, 4, 4, 84, 84))
+    assert ahead[:, :, -1].any(dim=(2, 3)).all()  # no frame of Pong is black
     if way == "the teacher learns":  # from every round that memory or the checkpoint holds, and no other
         updates = state["learners"]["pong"]["schedule"]["last_epoch"]
         assert updates == (state["rounds"] + 1) * data.knobs.lessons.passes * data.knobs.lessons.minibatches
@@ -454,6 +508,21 @@ def test_bad_knobs_are_one_line_on_the_command_line(teachers, capsys, monkeypatc
         assert stopped.value.code == 2
         assert error[-1].startswith("error: ")
         assert message in error[-1]
+
+
+def test_what_asks_for_held_out_states_is_told_that_live_play_has_none(teachers, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    data = live(teachers)
+    quiet = quiet_trainer(max_steps=1, max_epochs=-1)
+    quiet.fit(student(data), datamodule=data)
+    quiet.save_checkpoint(tmp_path / "last.ckpt")
+    checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    checkpoint["hyper_parameters"]["_class_path"] = "pd_lightning.distillation.PolicyDistillation"
+    torch.save(checkpoint, tmp_path / "last.ckpt")  # as the command line saves it
+    with pytest.raises(SystemExit):
+        main(["validate", PRESET["on_policy"], f"--data.teachers={{pong: {teachers['pong']}}}", "--model.size=net3",
+              f"--ckpt_path={tmp_path / 'last.ckpt'}"])  # fmt: skip
+    assert "error: validate asks for held-out states, and LiveTeacher has none: score" in capsys.readouterr().err
 
 
 WITNESS = """
@@ -524,6 +593,22 @@ def test_what_was_played_is_written_in_whole_episodes(teachers, tmp_path, monkey
         assert shard.returns[number] == rewards[steps, game].sum()
 
 
+def test_what_is_played_before_a_checkpoint_is_loaded_is_not_recorded_again(teachers, tmp_path, monkeypatch):
+    monkeypatch.setitem(PROTOCOLS, "short", SHORT)
+    monkeypatch.setattr(recorder, "STEPS_PER_HOUR", 300)
+    saved = ModelCheckpoint(tmp_path, save_top_k=-1, every_n_train_steps=5)
+    long = {"protocol": "short", "record_to": str(tmp_path), "prefill": 600, "memory": 600}
+    run(live(teachers, **long), 5, enable_checkpointing=True, callbacks=[saved])
+    before = {path.name for path in (tmp_path / "pong").iterdir()}
+    data = live(teachers, **long)
+    trainer = quiet_trainer(max_epochs=-1, max_steps=30)
+    trainer.fit(student(data), datamodule=data, ckpt_path=str(tmp_path / "epoch=0-step=5.ckpt"))
+    shards = [Shard(path) for path in sorted((tmp_path / "pong").iterdir())]
+    assert len(before) < len(shards)
+    first = [shard.states(0).tobytes() for shard in shards]
+    assert len(set(first)) == len(first)
+
+
 def test_a_resumed_run_records_no_episode_that_began_before(teachers, tmp_path, monkeypatch):
     monkeypatch.setitem(PROTOCOLS, "short", SHORT)
     saved = ModelCheckpoint(tmp_path, save_top_k=-1, every_n_train_steps=5)
@@ -576,6 +661,21 @@ def test_a_live_recording_distils_but_its_returns_are_the_teachers_only_if_it_ac
         assert list(data.teacher_returns("short")) == (["pong"] if name == "own" else [])
     run(live(teachers, protocol="short", record_to=str(tmp_path / "own"), steps=10, fresh=4.0), 8)
     assert [path.name for path in sorted((tmp_path / "own/pong").iterdir())] == ["0000.h5", "0001.h5"]
+
+
+def test_two_runs_that_record_into_one_folder_do_not_stop_each_other(teachers, tmp_path, monkeypatch):
+    monkeypatch.setitem(PROTOCOLS, "short", SHORT)
+    both = [live(teachers, protocol="short", record_to=str(tmp_path), steps=10, fresh=4.0, seed=n) for n in (0, 1)]
+    recorders = [Recorder(tmp_path / "pong", header_of(each.frozen["pong"], SHORT, 4, 0, False)) for each in both]
+    for mine in recorders:
+        mine.add(FrozenPlayer(both[0].frozen["pong"], 4, 60, SHORT, False, (0,), 1).play(None, 1.0))
+    assert [path.name for path in map(Recorder.flush, recorders) if path] == ["0000.h5", "0001.h5"]
+
+
+def test_a_folder_that_cannot_be_made_is_named(teachers, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ShardError, match=r"file/pong: Not a directory; choose another --data\.record_to"):
+        run(live(teachers, record_to=str(tmp_path / "file")), 1)
 
 
 def test_a_teacher_that_learns_is_not_recorded(tmp_path):

@@ -150,7 +150,7 @@ def test_a_round_is_learned_from_as_often_as_there_are_passes():
     data = playing(always(0, 6), parallel=4, steps=6, passes=2, minibatches=3, rounds=2)
     batches = list(data)
     assert len(batches) == len(data) == 2 * 2 * 3
-    assert data.steps_per_epoch == 4 * 6 * 2
+    assert data.steps_after(len(data)) == 4 * 6 * 2
     rows = [
         [
             (hash(state.numpy().tobytes()), int(action), float(target))
@@ -444,6 +444,21 @@ def test_a_student_begins_as_it_plays_with_logits_scaled_back_to_q_values(tmp_pa
     begun = PQN({"pong": 6}, "net3", layer_norm=False, weights=str(tmp_path / "student.ckpt"))
     states = torch.randint(0, 256, (5, 4, 84, 84), dtype=torch.uint8)
     torch.testing.assert_close(begun.network(states)["pong"], 0.05 * student(states)["pong"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("said", [None, True, False])
+@pytest.mark.parametrize("before", [True, False])
+def test_fire_is_pressed_as_it_was_for_the_weights_that_learning_began_with_unless_told_otherwise(
+    tmp_path, said, before
+):
+    file = save_teacher(PQN({"breakout": 4}, "net3").network, tmp_path / "teacher.safetensors", {}, fire=before)
+    data = ParallelPlay("breakout", fire=said, parallel=2, steps=2, minibatches=2, rounds=1)
+    assert data.pressed is bool(said)  # nobody has trained yet
+    module = PQN(data.actions, "net3", weights=str(file))
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, max_epochs=1,
+                         enable_progress_bar=False, enable_model_summary=False)  # fmt: skip
+    trainer.fit(module, datamodule=data)
+    assert module.fire == data.fire_rules() == {"breakout": before if said is None else said}
 
 
 @pytest.mark.parametrize(

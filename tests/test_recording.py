@@ -1,9 +1,11 @@
 """Recordings: what was played is what is on disk, whole or not at all, and the same whenever it is recorded."""
 
+import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections import defaultdict
 from dataclasses import replace
 from types import SimpleNamespace
@@ -17,10 +19,12 @@ from conftest import short_play, tiny_network
 from gymnasium.vector import AutoresetMode
 from rich.console import Console
 
+from pd_lightning import score
 from pd_lightning.atari import PROTOCOLS, Protocol
 from pd_lightning.blocks import Shard, ShardError, ShardWriter, find_shards
 from pd_lightning.episodes import Moment, episode_seeds
 from pd_lightning.recording import RECORDING_SEEDS, BlockBuilder, filling, record, record_shard, summary
+from pd_lightning.recording import __main__ as recorder
 from pd_lightning.recording import command as command_line
 from pd_lightning.recording.__main__ import main
 from pd_lightning.teacher import TeacherError, load_teacher, save_teacher
@@ -433,6 +437,15 @@ def test_the_table_says_what_was_recorded(datasets):
     assert first[:4] == ["300", f"{size[0] / 300:.1f}", "4", f"{shards[0].returns.mean():.1f}"]
     assert second[3] == "13.5"
     assert total[:3] == ["600", f"{sum(size) / 600:.1f}", "8"]
+
+
+@pytest.mark.parametrize(("door", "said"), [
+    (recorder, "stopped; the same command goes on\n"), (score, "stopped\n")
+])  # fmt: skip
+def test_whoever_is_interrupted_says_so_in_one_line(door, said, monkeypatch, capsys):
+    monkeypatch.setattr(door, "auto_cli", lambda *args, **more: os.kill(os.getpid(), signal.SIGINT) or time.sleep(9))
+    assert door.main() == 130
+    assert capsys.readouterr().err == said
 
 
 def test_the_command_line_complains_in_one_line(tmp_path, monkeypatch, capsys):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ from rich.progress import Progress
 from torch import Tensor
 
 from pd_lightning.atari import action_meanings, named_protocol
-from pd_lightning.episodes import Policy, policy_of
+from pd_lightning.episodes import Policy
+from pd_lightning.live.epochs import Epochs
 from pd_lightning.live.knobs import Knobs, load_teachers
 from pd_lightning.live.learner import Learner, Lessons
 from pd_lightning.live.recorder import Recorder
@@ -26,7 +26,6 @@ from pd_lightning.pqn.play import ParallelPlay, image_statistics
 from pd_lightning.recording import header_of
 from pd_lightning.resuming import refuse_changes
 from pd_lightning.rollout import Returns
-from pd_lightning.streaming import Batch
 from pd_lightning.streaming.mixing import check_devices
 
 SAMPLE = 4096
@@ -43,7 +42,8 @@ class LiveTeacher(pl.LightningDataModule):
         games: which of them to learn.
         root: folder of the datasets, where a game's frozen teacher is ROOT/GAME/teacher.safetensors.
         teachers: files of other teachers, as {pong: model.zip}: whatever `python -m pd_lightning.recording` takes.
-        learn: a teacher of each game begins anew and learns by PQN while the student follows it; it acts alone then.
+        learn: a teacher of each game begins anew and learns by PQN while the student follows it; it acts alone then,
+            and no file is needed.
         beta: probability that the teacher acts, each decision by itself, at first; else the student does.
         beta_end: the same in the end (default: as at first).
         beta_steps: decisions of each game, over all devices, in which it goes linearly from the first to the last.
@@ -91,14 +91,20 @@ class LiveTeacher(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         self.knobs = Knobs(
-            tuple(games), learn, beta, beta if beta_end is None else beta_end, beta_steps, batch_size, fresh, memory,
-            prefill, parallel, steps, updates, protocol, seed, lessons,
+            games=tuple(games), learn=learn, beta=beta, beta_end=beta if beta_end is None else beta_end,
+            beta_steps=beta_steps, batch_size=batch_size, fresh=fresh, memory=memory, prefill=prefill,
+            parallel=parallel, steps=steps, updates=updates, protocol=protocol, seed=seed, lessons=lessons,
         )  # fmt: skip
         self.knobs.check()
         if learn and record_to is not None:
             raise ValueError(
                 f"record_to is {record_to}, but a teacher that learns sees clipped rewards and changes: choose "
                 "--data.record_to null, and record it when it has learned"
+            )
+        if learn and teachers:
+            raise ValueError(
+                f"teachers is {teachers}, but a teacher that learns begins anew: choose --data.learn false to follow "
+                "the one in the file as it is"
             )
         self.record_to = record_to
         self.actions = {game: len(action_meanings(game)) for game in games}
@@ -171,7 +177,7 @@ class LiveTeacher(pl.LightningDataModule):
         place = Place(trainer.global_rank, trainer.world_size, trainer.strategy.root_device, context)
         for teacher in self.frozen.values():
             teacher.to(place.device)
-        if stage != "fit" or self.stage is not None:
+        if stage != "fit":
             return
         if knobs.learn:
             rounds = knobs.rounds_due(total_updates(trainer, knobs.updates), place.ranks)
@@ -183,7 +189,7 @@ class LiveTeacher(pl.LightningDataModule):
                 data = ParallelPlay(game, knobs.parallel, fire=self.fire[game], seed=knobs.seed)
                 self.learners[game].network.centre(game, *data.statistics()[game])
         self.stage = Stage(knobs, place, self.learners or self.frozen, self.fire, self._recorders(place))
-        rank_zero_info(f"live: {knobs}")
+        rank_zero_info(f"live: {knobs.said(place.ranks)}")
         shown = trainer.progress_bar_callback is not None and trainer.is_global_zero
         with Progress(transient=True, disable=not shown) as progress:
             for _ in progress.track(range(knobs.prefill_rounds(place.ranks)), description="Playing the first states"):
@@ -200,33 +206,15 @@ class LiveTeacher(pl.LightningDataModule):
             found[game] = Recorder(Path(self.record_to) / game, header, place.rank, place.ranks)
         return found
 
-    def train_dataloader(self) -> LiveTeacher:
-        """Itself: one iteration is one epoch."""
-        return self
+    def train_dataloader(self) -> Epochs:
+        """Its batches."""
+        assert self.trainer is not None
+        assert self.stage is not None
+        return Epochs(self.stage, self.trainer)
 
     def test_dataloader(self) -> list[dict]:
         """One empty batch: tests are played, but Lightning wants some data."""
         return [{}]
-
-    def __len__(self) -> int:
-        """Updates in an epoch."""
-        return self.knobs.updates
-
-    def __iter__(self) -> Iterator[dict[str, Batch]]:
-        """Batches of one epoch."""
-        assert self.trainer is not None
-        assert self.stage is not None
-        first = self.trainer.fit_loop.total_batch_idx + 1
-        for update in range(first, first + self.knobs.updates):
-            yield self.stage.advance(update, self._students)
-
-    def _students(self) -> dict[str, Policy]:
-        """The student as it is now: it goes on learning while this one plays."""
-        assert self.trainer is not None
-        assert self.stage is not None
-        module: Any = self.trainer.lightning_module
-        student = copy.deepcopy(module.student).eval()
-        return {game: policy_of(student, game, self.stage.place.context) for game in self.knobs.games}
 
     def state_dict(self) -> dict[str, Any]:
         """What was played and learned, and under which settings."""
@@ -249,6 +237,8 @@ class LiveTeacher(pl.LightningDataModule):
         if self.stage is None or self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
             return
         refuse_changes(state_dict.get("knobs", {}), self._settings(), "--data options and teachers")
+        # Lightning would say that the loader does not go on where it was: its stage does.
+        warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")
         self.scored = state_dict["scored"]
         self.stage.load_state_dict(state_dict["stage"])
 

@@ -35,12 +35,13 @@ class Knobs:
     seed: int
     lessons: Lessons
 
-    def __str__(self) -> str:
+    def said(self, ranks: int) -> str:
         """Who plays and how much is kept, in a line."""
         who = "the teacher learns, and acts" if self.learn else f"the teacher takes {self.beta:.0%} of decisions"
         if self.beta != self.beta_end:
             who += f", after {self.beta_steps:,} steps {self.beta_end:.0%}"
-        return f"{who}; the newest {self.memory:,} states of {', '.join(self.games)} are kept"
+        kept = self.capacity(ranks) * self.parallel * ranks
+        return f"{who}; the newest {kept:,} states of {', '.join(self.games)} are kept"
 
     def check(self) -> None:
         """Raises a ValueError that names the first knob that makes no sense."""
@@ -73,12 +74,14 @@ class Knobs:
             raise ValueError(f"prefill is {self.prefill}: at most --data.memory, {self.memory}, can be kept")
         if self.learn:
             check_learning({**asdict(self.lessons), "parallel": self.parallel, "steps": self.steps}, "--data.lessons.")
-        need, free = self.memory * STATE_BYTES * len(self.games), available_memory("cpu")
+        kept = self.capacity(1) * self.parallel
+        need, free = kept * STATE_BYTES * len(self.games), available_memory("cpu")
         if need > free:
+            rounds = "" if kept == self.memory // self.parallel * self.parallel else ", two rounds,"
             raise ValueError(
-                f"memory is {self.memory:,} states of {len(self.games)} games: {need / 2**30:.1f} GiB, and "
+                f"memory is {kept:,} states{rounds} of {len(self.games)} games: {need / 2**30:.1f} GiB, and "
                 f"{free / 2**30:.1f} GiB are free; choose --data.memory of at most "
-                f"{int(free / 2 / STATE_BYTES / len(self.games)):,}"
+                f"{int(free / 2 / STATE_BYTES / len(self.games)):,}{', and fewer --data.steps' if rounds else ''}"
             )
 
     def capacity(self, ranks: int) -> int:
@@ -123,6 +126,10 @@ def load_teachers(games: Sequence[str], root: str, files: Mapping[str, str]) -> 
         TeacherError: one is missing, broken, or of another game.
         ValueError: a file is of a game that is not learned.
     """
+    if "://" in root:
+        raise ValueError(
+            f"root is {root}: live play reads teachers from folders; choose --data.root, or --data.teachers"
+        )
     for game in files:
         if game not in games:
             raise ValueError(f"teachers has {game}, which is not among the games, {', '.join(games)}")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import zstandard
@@ -13,6 +16,19 @@ from pd_lightning.streaming import Batch
 PIXELS = 84 * 84
 STATE_BYTES = PIXELS + STACK + 4 * 18
 """Of a state in memory, for a game of all 18 actions."""
+
+
+def pack(frames: Tensor) -> Tensor:
+    """Frames uint8 of any shape as fewer bytes, uint8 [n]: tens of bytes a frame."""
+    packed = zstandard.ZstdCompressor(1).compress(frames.cpu().contiguous().numpy().data)
+    return torch.frombuffer(bytearray(packed), dtype=torch.uint8)
+
+
+def unpack(packed: Tensor, shape: Sequence[int]) -> Tensor:
+    """As they were, uint8 of a shape; on the CPU."""
+    size = math.prod(shape)
+    frames = zstandard.ZstdDecompressor().decompress(packed.numpy().data, max_output_size=size)
+    return torch.frombuffer(bytearray(frames), dtype=torch.uint8).view(*shape)
 
 
 class Memory:
@@ -37,7 +53,7 @@ class Memory:
         self._frames = torch.zeros(self._rows * parallel + 1, PIXELS, dtype=torch.uint8, device=device)
         self._black = self._rows * parallel  # the last row stays so
         self._shown = np.zeros((self._rows * parallel, STACK), bool)
-        self._q = torch.zeros(self._rows * parallel, actions, device=device)
+        self._q = torch.zeros(self._rows * parallel, actions, dtype=torch.float32, device=device)
 
     def __len__(self) -> int:
         """States that can be learned from."""
@@ -77,11 +93,10 @@ class Memory:
         return self.batch(np.arange(max(len(self) - count, 0), len(self)))
 
     def state_dict(self) -> dict[str, Tensor | int]:
-        """All of it, packed: a checkpoint holds tens of bytes a state."""
-        packed = zstandard.ZstdCompressor(1).compress(self._frames.cpu().numpy().data)
+        """All of it, packed."""
         return {
             "steps": self.steps,
-            "frames": torch.frombuffer(bytearray(packed), dtype=torch.uint8),
+            "frames": pack(self._frames),
             "shown": torch.from_numpy(self._shown.copy()),
             "q": self._q.cpu().clone(),
         }
@@ -94,9 +109,7 @@ class Memory:
         """
         if state["q"].shape != self._q.shape:
             raise ValueError(f"the memory had {tuple(state['q'].shape)} rows and actions, now {tuple(self._q.shape)}")
-        size = self._frames.numel()
-        frames = zstandard.ZstdDecompressor().decompress(state["frames"].numpy().data, max_output_size=size)
-        self._frames.copy_(torch.frombuffer(bytearray(frames), dtype=torch.uint8).view(-1, PIXELS))
+        self._frames.copy_(unpack(state["frames"], self._frames.shape))
         self._shown[:] = state["shown"].numpy()
         self._q.copy_(state["q"])
         self.steps = int(state["steps"])

@@ -74,7 +74,8 @@ class FrozenPlayer:
         """See `Player`."""
         shape = (self.steps, self.parallel)
         states = torch.empty((*shape, 4, 84, 84), dtype=torch.uint8)
-        q = torch.empty((*shape, self.teacher.actions))
+        # Lightning makes the type of true bfloat16 the usual one, of all threads, while the student learns.
+        q = torch.empty((*shape, self.teacher.actions), dtype=torch.float32)
         actions, rewards, ended = np.empty(shape, np.int64), np.empty(shape, np.float32), np.empty(shape, bool)
         with torch.inference_mode():
             for t in range(self.steps):

@@ -9,7 +9,7 @@ import numpy as np
 import zstandard
 
 from pd_lightning.atari import STACK, STEPS_PER_HOUR
-from pd_lightning.blocks import CHUNK, Header, ShardWriter
+from pd_lightning.blocks import CHUNK, Header, ShardError, ShardTaken, ShardWriter
 from pd_lightning.live.play import Played
 from pd_lightning.recording.shards import OpenBlock
 
@@ -31,11 +31,17 @@ class Recorder:
         header: of all shards, but for their numbers.
         rank: this process, of `ranks` that record into the folder; each takes every so-many-th number that is free.
         ranks: all processes.
+
+    Raises:
+        ShardError: the folder cannot be made.
     """
 
     def __init__(self, folder: Path, header: Header, rank: int = 0, ranks: int = 1) -> None:
         self.folder, self.header = folder, header
-        folder.mkdir(parents=True, exist_ok=True)  # if it cannot be, that is said before anything is played
+        try:
+            folder.mkdir(parents=True, exist_ok=True)  # if it cannot be, that is said before anything is played
+        except OSError as error:
+            raise ShardError(f"{folder}: {error.strerror}; choose another --data.record_to") from None
         taken = [int(path.stem) for path in folder.glob("[0-9]*.h5") if path.stem.isdecimal()]
         self._number = (max(taken, default=-1) // ranks + 1) * ranks + rank
         self._ranks = ranks
@@ -66,14 +72,16 @@ class Recorder:
                     self._open[game] = Episode()
 
     def _finish(self, episode: Episode) -> None:
-        """Keeps an episode, and writes a shard when there is an hour of them."""
         self._done.append(episode)
         self._steps += sum(len(actions) for _, _, actions, _ in episode.blocks)
-        if self._steps >= STEPS_PER_HOUR:
-            self.flush()
+
+    @property
+    def full(self) -> bool:
+        """Whether there is an hour of episodes to be written."""
+        return self._steps >= STEPS_PER_HOUR
 
     def flush(self) -> Path | None:
-        """Writes the episodes that are over as a shard, if there are any.
+        """Writes the episodes that are over as a shard, if there are any; under the next number that is free.
 
         Returns:
             The shard.
@@ -83,6 +91,17 @@ class Recorder:
         """
         if not self._done:
             return None
+        while True:
+            try:
+                path = self._write()
+                break
+            except ShardTaken:  # by another run, meanwhile
+                self._number += self._ranks
+        self._number += self._ranks
+        self._done, self._steps = [], 0
+        return path
+
+    def _write(self) -> Path:
         path = self.folder / f"{self._number:04d}.h5"
         # The goal is what was played: a recording with the same settings does not take it for one of its own hours.
         with ShardWriter(path, replace(self.header, shard=self._number, steps_goal=self._steps)) as writer:
@@ -92,6 +111,4 @@ class Recorder:
                     frames = np.frombuffer(self._unpacker.decompress(packed), np.uint8).reshape(shape)
                     writer.add(frames, q, actions, rewards, number)
             writer.finish([episode.total for episode in self._done])
-        self._number += self._ranks
-        self._done, self._steps = [], 0
         return path

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 import torch.distributed
 
-from pd_lightning.atari import named_protocol
+from pd_lightning.atari import STACK, named_protocol
 from pd_lightning.episodes import Policy
 from pd_lightning.live.knobs import Knobs
 from pd_lightning.live.learner import Learner, LearningPlayer
-from pd_lightning.live.memory import Memory
+from pd_lightning.live.memory import Memory, pack, unpack
 from pd_lightning.live.play import LIVE_SEEDS, FrozenPlayer, Played, Player
 from pd_lightning.live.recorder import Recorder
 from pd_lightning.pqn.play import playing_thread
@@ -57,6 +57,7 @@ class Stage:
 
     Attributes:
         rounds: how many are in memory, or were.
+        began: batches that the run had learned from before it came here; None until the first is asked for.
         memories: of each game.
     """
 
@@ -72,7 +73,7 @@ class Stage:
         actions = {game: teacher.actions for game, teacher in teachers.items()}
         capacity = knobs.capacity(place.ranks)
         self.memories = {game: Memory(capacity, knobs.parallel, actions[game], place.device) for game in knobs.games}
-        self.rounds = 0
+        self.rounds, self.began = 0, None
         self._players: dict[str, Player] = {}
         self._ahead: Future[dict[str, Played]] | None = None
         self._thread: ThreadPoolExecutor | None = None
@@ -81,14 +82,17 @@ class Stage:
         self._group = torch.distributed.new_group() if knobs.learn and place.ranks > 1 else None
 
     def play_one(self) -> None:
-        """Plays a round and remembers it, at once; the teacher acts."""
+        """Plays a round and remembers it, at once; the teacher acts.
+
+        Nothing of it is written yet: if a checkpoint is loaded next, all this was played by the run that left it.
+        """
         self._take(self._round(None, 1.0))
 
     def advance(self, update: int, students: Callable[[], Mapping[str, Policy]]) -> dict[str, Batch]:
         """The batch of an update; rounds that it needs are waited for, and the next is begun.
 
         Args:
-            update: its number, from 0.
+            update: its number here, from 0.
             students: gives the student as it is now, as a player of each game.
         """
         while self.rounds < self.knobs.rounds_due(update, self.place.ranks):
@@ -153,7 +157,14 @@ class Stage:
                 left = self._cores // 2 if self.knobs.learn else self._cores - 1
                 torch.set_num_threads(max(left, 1))
         beta = self.knobs.beta_at(self.rounds, self.place.ranks)
-        self._ahead = self._thread.submit(self._round, students() if beta < 1 else None, beta)
+        self._ahead = self._thread.submit(self._write_and_play, students() if beta < 1 else None, beta)
+
+    def _write_and_play(self, students: Mapping[str, Policy] | None, beta: float) -> dict[str, Played]:
+        """Writes recorded hours that are full, and plays a round."""
+        for recorder in self._recorders.values():
+            if recorder.full:
+                recorder.flush()
+        return self._round(students, beta)
 
     def _batch(self, game: str, number: int, update: int) -> Batch:
         """States of a memory, each at most once, that follow from seed, rank and update alone."""
@@ -165,7 +176,7 @@ class Stage:
         """Memories of all processes, teachers that learn, how many rounds were played; games begin anew afterwards."""
         ahead = None
         if self._ahead is not None:
-            ahead = {game: {"states": part.states, "q": part.q} for game, part in self._ahead.result().items()}
+            ahead = {game: {"states": pack(part.states), "q": part.q} for game, part in self._ahead.result().items()}
         mine = {"memories": {game: memory.state_dict() for game, memory in self.memories.items()}, "ahead": ahead}
         every: list[Any] = [mine]
         if self.place.ranks > 1:
@@ -174,6 +185,7 @@ class Stage:
         learners = {game: each for game, each in self.teachers.items() if isinstance(each, Learner)}
         return {
             "rounds": self.rounds,
+            "began": self.began,
             "processes": every,
             "learners": {game: copy.deepcopy(learner.state_dict()) for game, learner in learners.items()},
         }
@@ -186,15 +198,15 @@ class Stage:
         for game, teacher in self.teachers.items():
             if isinstance(teacher, Learner):
                 teacher.load_state_dict(state["learners"][game])
-        self.rounds, self._players = state["rounds"], {}
+        self.rounds, self.began, self._players = state["rounds"], state["began"], {}
         for recorder in self._recorders.values():
             recorder.forget()
         if mine["ahead"]:
-            nothing = np.empty(0)
+            nothing, shape = np.empty(0), (self.knobs.steps, self.knobs.parallel, STACK, 84, 84)
             self._ahead = Future()
             self._ahead.set_result(
                 {
-                    game: Played(each["states"], each["q"], nothing, nothing, nothing)
+                    game: Played(unpack(each["states"], shape), each["q"], nothing, nothing, nothing)
                     for game, each in mine["ahead"].items()
                 }
             )

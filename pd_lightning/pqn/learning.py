@@ -49,11 +49,14 @@ def refuse_float16(trainer: pl.Trainer) -> None:
         )
 
 
-def begin_with(network: QNetwork, file: str) -> None:
+def begin_with(network: QNetwork, file: str) -> bool:
     """Gives a network the weights of a file: of one of ours, of the same game, size and kind.
 
     Logits of a student of kl are its teacher's Q-values over the temperature, but for a number for each state; times
     that temperature they are a beginning for Q-values.
+
+    Returns:
+        Whether FIRE was pressed for whoever had them.
 
     Raises:
         ValueError: they are of another network.
@@ -76,6 +79,7 @@ def begin_with(network: QNetwork, file: str) -> None:
         with torch.no_grad():
             for parameter in network.heads[game].output.parameters():  # pyright: ignore
                 parameter.mul_(scale)
+    return found.fire
 
 
 class PQN(pl.LightningModule):
@@ -116,7 +120,7 @@ class PQN(pl.LightningModule):
         self.steps_before: int | None = None  # that a checkpoint has learned from
         self.fire: dict[str, bool] = {}  # whether it is pressed for the teacher when it plays
         if weights is not None:
-            begin_with(self.network, weights)
+            self.fire = dict.fromkeys(games, begin_with(self.network, weights))
 
     def setup(self, stage: str) -> None:
         """Centres the input on random play, unless the weights that it began with know better.
@@ -149,17 +153,14 @@ class PQN(pl.LightningModule):
         """A resumed run may be longer than the one before, which left its own learning rate behind: perhaps 0."""
         renew_rate(self.lr_schedulers())
 
-    def policy(self, game: str) -> Policy:
-        """The network's Q-values as a policy, in the precision of training."""
-        return policy_of(self.network, game, self.trainer.precision_plugin.forward_context)
+    def policies(self) -> dict[str, Policy]:
+        """Who plays which game when scores are taken, in the precision of training."""
+        context = self.trainer.precision_plugin.forward_context
+        return {game: policy_of(self.network, game, context) for game in self.network.games}
 
     def snapshot(self, game: str) -> Policy:
-        """The same, of the network as it is now: it does not learn any more."""
+        """The network as it is now, as a player: it does not learn any more."""
         return policy_of(copy.deepcopy(self.network), game, self.trainer.precision_plugin.forward_context)
-
-    def policies(self) -> dict[str, Policy]:
-        """Who plays which game when scores are taken."""
-        return {game: self.policy(game) for game in self.network.games}
 
     def training_step(self, batch: Minibatch, batch_idx: int) -> Tensor:
         """Half the squared distance to the targets, for the actions that were played."""

@@ -37,7 +37,8 @@ class ParallelPlay(pl.LightningDataModule):
         epsilon_start: share of random actions at first.
         epsilon_end: share of random actions in the end; 5%, since that is how teachers are scored and recorded.
         epsilon_steps: decisions, over all games, in which it falls linearly from first to last.
-        fire: press FIRE for the player at a start; when it is scored and recorded, after each lost life too.
+        fire: press FIRE for the player at a start; when it is scored and recorded, after each lost life too (default:
+            as for the weights that it begins with, else not).
         seed: of the games and of the order of learning.
     """
 
@@ -54,7 +55,7 @@ class ParallelPlay(pl.LightningDataModule):
         epsilon_start: float = 1.0,
         epsilon_end: float = 0.05,
         epsilon_steps: int = 250_000,
-        fire: bool = False,
+        fire: bool | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -75,14 +76,15 @@ class ParallelPlay(pl.LightningDataModule):
         self.actions = {game: len(action_meanings(game))}
         self.returns: list[float] = []
 
+    @property
+    def pressed(self) -> bool:
+        """Whether FIRE is pressed: as was said, else as it was for the weights that learning began with."""
+        module = self.trainer.lightning_module if self.trainer else None
+        return getattr(module, "fire", {}).get(self.game, False) if self.fire is None else self.fire
+
     def fire_rules(self) -> dict[str, bool]:
         """Whether FIRE is pressed for the teacher when it is scored."""
-        return {self.game: self.fire}
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Decisions that one device plays in an epoch."""
-        return self.parallel * self.steps * self.rounds
+        return {self.game: self.pressed}
 
     def steps_after(self, batches: int, devices: int = 1) -> int:
         """Decisions that so many batches have learned from, over all games and devices."""
@@ -94,7 +96,7 @@ class ParallelPlay(pl.LightningDataModule):
 
     def statistics(self) -> dict[str, tuple[Tensor, float]]:
         """Mean image [84, 84] and deviation, in grey levels, of 100 steps of random play in all games."""
-        env = build(self.game, self.parallel, PROTOCOLS["paper"], fire=self.fire)
+        env = build(self.game, self.parallel, PROTOCOLS["paper"], fire=self.pressed)
         env.reset(seed=episode_seeds(self.parallel, TRAINING_SEEDS, self.seed))
         chance = np.random.default_rng(self.seed)
         play = (env.step(chance.integers(self.actions[self.game], size=self.parallel))[0] for _ in range(100))
@@ -117,7 +119,7 @@ class ParallelPlay(pl.LightningDataModule):
         order = np.random.default_rng([TRAINING_SEEDS, *key, ORDER])
         with half_of_the_cores(self.trainer.lightning_module.device) as (thread, cores):
             games = Games(
-                self.game, self.parallel, self.steps, self.discount, self.trace, fire=self.fire, key=key, threads=cores
+                self.game, self.parallel, self.steps, self.discount, self.trace, self.pressed, key, threads=cores
             )
             for played in self._rounds(games, thread, first):
                 self.returns += played.returns

@@ -22,6 +22,9 @@ def main() -> int:
     except (ClusterError, ShardError, TeacherError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        return 130
     Console().print(summary(shards))
     return 0
 
