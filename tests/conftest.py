@@ -16,6 +16,13 @@ from pd_lightning.recording import record_shard
 from pd_lightning.teacher import load_teacher, save_teacher
 
 GAMES = {"pong": 6, "breakout": 4}
+LONG = ("test_train", "test_cluster", "test_reproduce", "test_live")
+"""Files with tests of a minute: they come first, so that no worker is left alone with them at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sorts; within a file all stays in order, as its tests share what was made for the first."""
+    items.sort(key=lambda item: item.path.stem not in LONG)
 
 
 @pytest.fixture(autouse=True)

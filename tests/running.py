@@ -2,14 +2,18 @@
 
 import contextlib
 import csv
+import faulthandler
+import multiprocessing
 import os
+import runpy
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 TRAIN = Path(__file__).parent.parent / "train.py"
+NURSERY = multiprocessing.get_context("forkserver")
+NURSERY.set_forkserver_preload(["pd_lightning.cli"])  # imported once: it takes longer than most runs
 
 
 def lines(file):
@@ -18,42 +22,54 @@ def lines(file):
         return list(csv.DictReader(opened))
 
 
+def train(folder, output, words, environment):
+    """In the process: what `python train.py WORDS` does in a folder."""
+    os.setsid()
+    os.chdir(folder)
+    with output.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.environ.update(environment)
+    sys.path.insert(0, str(folder))
+    sys.argv = [str(TRAIN), *words]
+    faulthandler.enable()
+    runpy.run_path(str(TRAIN), run_name="__main__")
+
+
 class Run:
     """A `train.py` in a process group of its own, which is gone when the test is over."""
 
     def __init__(self, folder, *words):
         folder.mkdir(exist_ok=True)
         self.folder, self.output = folder, folder / "output.txt"
-        environment = {
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "PYTHONFAULTHANDLER": "1",
-            "PYTHONPATH": str(folder),
-            "COLUMNS": "100",
-        }
-        with self.output.open("w") as file:
-            self.process = subprocess.Popen(
-                [sys.executable, str(TRAIN), *words],
-                cwd=folder, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
+        self.output.touch()
+        alone = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder), "COLUMNS": "100"}  # of its own processes too
+        self.process = NURSERY.Process(target=train, args=(folder, self.output, words, {**os.environ, **alone}))
+        with one_thread():
+            self.process.start()
+
+    @property
+    def pid(self) -> int:
+        """Its number, and that of its group."""
+        assert self.process.pid is not None
+        return self.process.pid
 
     def end(self, timeout=180):
         """Waits for the end; exit status and all that was printed."""
-        try:
-            self.process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            self.process.send_signal(signal.SIGABRT)  # says where all threads are
+        self.process.join(timeout)
+        if self.process.is_alive():
+            os.kill(self.pid, signal.SIGABRT)  # says where all threads are
             time.sleep(2)
-            raise AssertionError(f"still running after {timeout} s\n{self.output.read_text()}") from None
-        finally:
             self.kill()
-        return self.process.returncode, self.output.read_text()
+            raise AssertionError(f"still running after {timeout} s\n{self.output.read_text()}")
+        self.kill()
+        return self.process.exitcode, self.output.read_text()
 
     def until(self, pattern, timeout=120):
         """Waits for a file."""
         deadline = time.monotonic() + timeout
         while not (found := list(self.folder.glob(pattern))):
-            assert self.process.poll() is None, self.output.read_text()
+            assert self.process.is_alive(), self.output.read_text()
             assert time.monotonic() < deadline, f"no {pattern}\n{self.output.read_text()}"
             time.sleep(0.02)
         return found[0]
@@ -61,5 +77,18 @@ class Run:
     def kill(self):
         """Kills the process and its children, at once."""
         with contextlib.suppress(ProcessLookupError):  # all of them have ended
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+            os.killpg(self.pid, signal.SIGKILL)
+        self.process.join()
+
+
+@contextlib.contextmanager
+def one_thread():
+    """The first process that is started makes the nursery, whose libraries count their threads when they are loaded."""
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    try:
+        yield
+    finally:
+        del os.environ["OMP_NUM_THREADS"]
+        if before is not None:
+            os.environ["OMP_NUM_THREADS"] = before

@@ -378,7 +378,7 @@ class TestCheckpoints:
         ("--checkpoint.monitor=train/loss", ["'train/loss'", "rollout/... or val/..."]),
         ("--checkpoint.every_n_train_steps=-1", ["every_n_train_steps=-1"]),
         ("--trainer.accelerator=gpux", ["gpux"]),
-        ("--data.batch_size=many", ["batch_size", "int", "many", "--help"]),
+        ("--data.batch_size=many", ["batch_size", "int", "many", "--data.help TeacherDatasets"]),
         ("--trainer.precision=12", ["trainer.precision", "'bf16-mixed'"]),
         ("--model.sise=net1", ["Option 'sise' is not accepted"]),
         ("--modelsize=net1", ["unrecognized arguments: --modelsize=net1"]),

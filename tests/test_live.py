@@ -379,18 +379,10 @@ def test_a_run_goes_on_with_memory_and_teacher_as_they_were(teachers, tmp_path, 
 
 def test_a_checkpoint_holds_what_was_played_once(teachers, tmp_path):
     saved = ModelCheckpoint(tmp_path, save_top_k=-1, every_n_train_steps=5)
-    run(live(teachers, parallel=40, memory=2000), 5, enable_checkpointing=True, callbacks=[saved])
+    run(live(teachers), 5, enable_checkpointing=True, callbacks=[saved])
     checkpoint = torch.load(tmp_path / "epoch=0-step=5.ckpt", weights_only=True)
-    sizes = []  # of everything in it but the memory
-
-    def walk(value):
-        if isinstance(value, torch.Tensor):
-            sizes.append(value.nbytes)
-        for each in value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ():
-            walk(each)
-
-    walk({key: value for key, value in checkpoint.items() if key != "LiveTeacher"})
-    assert sum(sizes) < 4 * sum(p.nbytes for p in student(live(teachers)).parameters())  # weights and Adam's, with room
+    assert "stage" in checkpoint["LiveTeacher"]
+    assert not checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader")
 
 
 def test_a_student_that_has_learned_from_a_recording_may_go_on_with_live_play(
@@ -421,7 +413,8 @@ def test_a_second_student_is_played_for_anew(teachers):
 @pytest.mark.parametrize("way", ["both act", "the teacher learns"])
 def test_precisions_that_are_the_usual_type_of_all_threads_meanwhile_play_in_float32(teachers, way):
     data = live(teachers, **WAYS[way])
-    run(data, precision="bf16-true", module=student(data, temperature=0.01))
+    run(data, 20, precision="bf16-true", module=student(data, temperature=0.01))
+    assert torch.get_default_dtype() == torch.float32
     assert stage_of(data).memories["pong"].newest(9).teacher_q.dtype == torch.float32
 
 

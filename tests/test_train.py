@@ -97,7 +97,7 @@ def test_a_fit_that_was_killed_ends_with_the_weights_of_one_that_was_not(whole, 
     killed = Run(tmp_path, *FIT, *TIMES, root)
     killed.until("lightning_logs/version_0/checkpoints/last.ckpt")
     killed.kill()
-    assert killed.process.returncode == -signal.SIGKILL
+    assert killed.process.exitcode == -signal.SIGKILL
     assert 0 < checkpoint(tmp_path)["global_step"] < UPDATES
     assert not (tmp_path / "lightning_logs/version_0/pong.mp4").exists()
     status, output = Run(tmp_path, *FIT, *TIMES, root, "--ckpt_path=last").end()
@@ -112,7 +112,7 @@ def test_a_fit_that_was_killed_ends_with_the_weights_of_one_that_was_not(whole, 
 def test_ctrl_c_ends_a_fit_at_once_and_leaves_what_can_be_resumed(root, tmp_path):
     run = Run(tmp_path, *FIT, root, "--trainer.max_steps=1000000", "--film.enabled=false")
     last = run.until("lightning_logs/version_0/checkpoints/last.ckpt")
-    os.kill(run.process.pid, signal.SIGINT)
+    os.kill(run.pid, signal.SIGINT)
     status, output = run.end(timeout=60)  # a thread that hangs would keep the process
     assert status == 1
     assert "Detected KeyboardInterrupt" in output

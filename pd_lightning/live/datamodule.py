@@ -23,6 +23,7 @@ from pd_lightning.live.recorder import Recorder
 from pd_lightning.live.stage import Place, Stage
 from pd_lightning.pqn.learning import refuse_float16
 from pd_lightning.pqn.play import ParallelPlay, image_statistics
+from pd_lightning.pqn.threads import context_beside
 from pd_lightning.recording import header_of
 from pd_lightning.resuming import refuse_changes
 from pd_lightning.rollout import Returns
@@ -173,8 +174,7 @@ class LiveTeacher(pl.LightningDataModule):
         check_devices(knobs.batch_size, trainer.world_size)
         if knobs.learn:
             refuse_float16(trainer)
-        context = trainer.precision_plugin.forward_context
-        place = Place(trainer.global_rank, trainer.world_size, trainer.strategy.root_device, context)
+        place = Place(trainer.global_rank, trainer.world_size, trainer.strategy.root_device, context_beside(trainer))
         for teacher in self.frozen.values():
             teacher.to(place.device)
         if stage != "fit":

@@ -20,7 +20,7 @@ from pd_lightning.live.learner import Learner, LearningPlayer
 from pd_lightning.live.memory import Memory, pack, unpack
 from pd_lightning.live.play import LIVE_SEEDS, FrozenPlayer, Played, Player
 from pd_lightning.live.recorder import Recorder
-from pd_lightning.pqn.play import playing_thread
+from pd_lightning.pqn.threads import playing_thread
 from pd_lightning.streaming import Batch
 from pd_lightning.teacher import Teacher
 
@@ -36,7 +36,7 @@ class Place:
         rank: its number.
         ranks: how many there are.
         device: where it learns.
-        context: of the precision in which it learns.
+        context: of the precision in which it learns, for a thread beside.
     """
 
     rank: int

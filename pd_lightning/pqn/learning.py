@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from pd_lightning.episodes import Policy, policy_of
 from pd_lightning.networks import QNetwork
 from pd_lightning.pqn.games import Minibatch, check_learning
+from pd_lightning.pqn.threads import context_beside
 from pd_lightning.resuming import renew_rate
 from pd_lightning.teacher import load_teacher
 
@@ -159,8 +160,8 @@ class PQN(pl.LightningModule):
         return {game: policy_of(self.network, game, context) for game in self.network.games}
 
     def snapshot(self, game: str) -> Policy:
-        """The network as it is now, as a player: it does not learn any more."""
-        return policy_of(copy.deepcopy(self.network), game, self.trainer.precision_plugin.forward_context)
+        """The network as it is now, as a player in a thread: it does not learn any more."""
+        return policy_of(copy.deepcopy(self.network), game, context_beside(self.trainer))
 
     def training_step(self, batch: Minibatch, batch_idx: int) -> Tensor:
         """Half the squared distance to the targets, for the actions that were played."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 
 import numpy as np
 import pytorch_lightning as pl
@@ -14,6 +13,7 @@ from torch import Tensor
 from pd_lightning.atari import PROTOCOLS, action_meanings, build, check_game
 from pd_lightning.episodes import Policy, episode_seeds
 from pd_lightning.pqn.games import TRAINING_SEEDS, Games, Minibatch, Round, check_learning, linear, minibatches
+from pd_lightning.pqn.threads import half_of_the_cores
 
 ORDER = 1
 """Last part of the key of the order of learning."""
@@ -149,26 +149,3 @@ def image_statistics(frames: np.ndarray) -> tuple[Tensor, float]:
     mean = frames.mean(0, dtype=np.float64)
     deviation = float(np.sqrt(frames.var(0, dtype=np.float64).mean()))
     return torch.from_numpy(mean).float(), deviation
-
-
-def playing_thread() -> ThreadPoolExecutor:
-    """A thread to play in, which has one of torch's threads. The caller sets its own number afterwards."""
-    thread = ThreadPoolExecutor(1, "play")
-    thread.submit(torch.set_num_threads, 1).result()  # of that thread; first, since MKL has one number for all
-    return thread
-
-
-@contextmanager
-def half_of_the_cores(device: torch.device) -> Iterator[tuple[ThreadPoolExecutor, int]]:
-    """A thread to play in, and a number of cores for its emulators: half of them, if the network learns on a CPU.
-
-    Torch's work is then on the other half: two halves that do not wait for each other do more than one whole.
-    """
-    cores = torch.get_num_threads()
-    learning = max(cores // 2, 1) if device.type == "cpu" else cores
-    with playing_thread() as thread:
-        torch.set_num_threads(learning)
-        try:
-            yield thread, max(cores - learning, 1) if device.type == "cpu" else 0
-        finally:
-            torch.set_num_threads(cores)
