@@ -33,8 +33,8 @@ def find_checkpoint(name: str, folders: Sequence[Path]) -> Path:
     """
     if name not in ("last", "best"):
         if Path(name).is_dir():
-            if found := [*Path(name).glob("checkpoints/last*.ckpt"), *Path(name).glob("last*.ckpt")]:
-                return max(found, key=_written)
+            if last := last_in(Path(name)):
+                return last
             raise CheckpointError(f"--ckpt_path {name}: that folder has no last.ckpt; give a run's folder, or a .ckpt")
         if not Path(name).is_file():
             raise CheckpointError(
@@ -52,6 +52,11 @@ def find_checkpoint(name: str, folders: Sequence[Path]) -> Path:
                 f"before it could; give its command without --ckpt_path, or name {newest} to go on from there"
             )
     return newest
+
+
+def last_in(folder: Path) -> Path | None:
+    """The last checkpoint in a run's folder, or in that of its checkpoints."""
+    return max([*folder.glob("checkpoints/last*.ckpt"), *folder.glob("last*.ckpt")], key=_written, default=None)
 
 
 def _written(path: Path) -> float:

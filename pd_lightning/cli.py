@@ -65,13 +65,15 @@ class DistillationCLI(LightningCLI):
             own = config.checkpoint.dirpath
             folders = [Path(own)] if own else list(checkpoint_folders(config.trainer))
             path = find_checkpoint(str(config.ckpt_path), folders)
-            config.ckpt_path = str(path)
+            config.ckpt_path = str(path.absolute())  # whoever reads the configuration may be elsewhere
             rank_zero_info(f"checkpoint: {path}")
             self.checkpoint = read_checkpoint(path)
             self._checkpoint_updates = self.checkpoint.get("global_step", 0)
             files = [*(self.config.get("config") or []), *(config.get("config") or [])]
             given = explicit_model_options(words, [Path(str(file)) for file in files])
             refuse_contradictions(path, self.checkpoint["hyper_parameters"], config.model, given)
+            if config.model.init_args.get("weights"):
+                config.model.init_args.weights = None  # those of the checkpoint count
         elif re.search(r"--ckpt_path[= ](?!null\b)", " ".join(words)):
             fail("--ckpt_path is taken back by a --config after it: give --ckpt_path last")
 

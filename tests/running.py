@@ -78,6 +78,7 @@ class Run:
         """Kills the process and its children, at once."""
         with contextlib.suppress(ProcessLookupError):  # all of them have ended
             os.killpg(self.pid, signal.SIGKILL)
+        self.process.kill()  # it may not have a group of its own yet
         self.process.join()
 
 

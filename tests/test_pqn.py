@@ -12,6 +12,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from scipy import stats
 
 from pd_lightning.atari import PROTOCOLS, build
+from pd_lightning.cli import PRESETS, main
 from pd_lightning.distillation import PolicyDistillation
 from pd_lightning.ending import learned as learned_teachers
 from pd_lightning.episodes import episode_seeds
@@ -444,6 +445,22 @@ def test_a_student_begins_as_it_plays_with_logits_scaled_back_to_q_values(tmp_pa
     begun = PQN({"pong": 6}, "net3", layer_norm=False, weights=str(tmp_path / "student.ckpt"))
     states = torch.randint(0, 256, (5, 4, 84, 84), dtype=torch.uint8)
     torch.testing.assert_close(begun.network(states)["pong"], 0.05 * student(states)["pong"], rtol=1e-4, atol=1e-5)
+
+
+def test_a_run_that_goes_on_needs_no_file_of_the_weights_that_it_began_with(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    save_teacher(PQN({"pong": 6}, "net3", layer_norm=False).network, tmp_path / "mine.safetensors", {})
+    words = [f"--config={PRESETS / 'finetune.yaml'}", "--model.size=net3", "--data.parallel=2", "--data.steps=2",
+             "--data.minibatches=2", "--data.rounds=1", "--trainer.accelerator=cpu", "--trainer.precision=32-true",
+             "--trainer.enable_progress_bar=false", "--film.enabled=false", "--rollouts.at_start=false",
+             "--rollouts.every_n_updates=0", "--rollouts.at_end=false"]  # fmt: skip
+    with pytest.raises(SystemExit):
+        main(["fit", *words])
+    assert "error: weights is STUDENT.ckpt, which is not there: choose --model.weights" in capsys.readouterr().err
+    main(["fit", *words, "--trainer.max_epochs=1", "--model.weights=mine.safetensors"])
+    (tmp_path / "mine.safetensors").unlink()
+    main(["fit", *words, "--trainer.max_epochs=2", "--ckpt_path=last"])
+    assert "lightning_logs/version_1/teacher.safetensors" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("said", [None, True, False])

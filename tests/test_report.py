@@ -142,6 +142,21 @@ def test_intervals_of_few_runs_hold_the_truth_as_often_as_they_say(count, monkey
     assert 0.92 < hits / 400 < 0.98  # one deviation is 0.011
 
 
+@pytest.mark.parametrize(("games", "count"), [(2, 3), (4, 2), (4, 3)])
+def test_intervals_of_geometric_means_hold_the_truth_as_often_as_they_say_and_are_not_wider(games, count, monkeypatch):
+    monkeypatch.setattr(measures, "RESAMPLES", 1000)
+    rng, hits, widths, nearly = np.random.default_rng(0), 0, [], np.full(200, 100.0)
+    for _ in range(200):
+        found = [Measure(f"game{n}", tuple(np.full(5, rng.normal(100, 10)) for _ in range(count)), nearly)
+                 for n in range(games)]  # fmt: skip
+        _, low, high = summarise(found).geometric
+        hits += low < 100 < high
+        widths.append(high - low)
+    assert 0.91 < hits / 200 < 0.99
+    t = stats.t.ppf(0.975, games * (count - 1))
+    assert np.median(widths) == pytest.approx(2 * t * 10 / math.sqrt(games * count), rel=0.15)
+
+
 def test_summaries_over_games_are_the_geometric_and_the_interquartile_mean_and_the_median():
     runs = {"pong": ([11.8, 13.8], [12.2, 14.2]), "breakout": ([295.0], [305.0]), "freeway": ([30.0], [28.0])}
     found = summarise(
@@ -589,7 +604,7 @@ def test_a_run_without_a_recording_is_compared_with_nobody(tmp_path, monkeypatch
 def test_a_recording_that_is_not_there_is_said(tmp_path, monkeypatch, capsys, recorded):
     gone = write_run(tmp_path, {"pong": [3.0]}, data={"root": str(tmp_path / "gone")})
     assert run_main(monkeypatch, gone) == 0
-    assert f"left out: the teacher of pong, as {tmp_path}/gone/pong has no recording" in capsys.readouterr().err
+    assert f"left out: the teacher of pong, as {tmp_path}/gone has no recording of it" in capsys.readouterr().err
     assert run_main(monkeypatch, gone, f"--root={tmp_path / 'nowhere'}") == 1
     assert f"error: {tmp_path}/nowhere: has a recording of none of the games" in capsys.readouterr().err
     assert run_main(monkeypatch, gone, f"--root={tmp_path / 'data'}") == 0

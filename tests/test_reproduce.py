@@ -57,7 +57,9 @@ def test_experiments_are_the_papers_games_losses_sizes_and_seeds(datasets, tmp_p
     assert counts == {"losses": 4 * 3 * 2, "compression": 4 * 3 * 2, "multi-task": 2 * 2, "temperature": 8 * 2,
                       "on-policy": 2 * 3 * 2, "online": 2}  # fmt: skip
     every = plan(list(EXPERIMENTS), settings(root, tmp_path)).runs
-    assert len({task.folder for task in every}) == len(every) == sum(counts.values())
+    assert len({task.folder for task in every}) == len(every) == sum(counts.values()) - 2
+    both = plan(["compression", "temperature"], settings(root, tmp_path)).runs
+    assert len(both) == counts["compression"] + 7 * 2  # a calibrated temperature is compression's own
     three = plan(["multi-task"], settings(root, tmp_path)).runs[0]
     assert {"--data.games=[freeway,pong,qbert]", "--model.size=multi3"} <= set(three.words)
 
@@ -79,7 +81,9 @@ def test_games_without_a_recording_are_recorded_first_and_without_a_teacher_refu
             plan(["losses"], settings(root, tmp_path, games=games))
     shutil.copy(teachers["pong"], root / "pong")
     (recording,) = plan(["losses", "compression"], settings(root, tmp_path, games=("pong",), hours=2.0)).recordings
-    some = plan(["losses", "multi-task"], settings(root, tmp_path))
+    with pytest.raises(ValueError, match=r"multi-task asks for two games at least, not pong; train teachers"):
+        plan(["multi-task"], settings(root, tmp_path))
+    some = plan(["losses", "temperature"], settings(root, tmp_path))
     assert {word for task in some.runs for word in task.words if "--data.games" in word} == {"--data.games=[pong]"}
     assert sorted(some.left_out) == ["breakout", "freeway", "qbert"]
     assert recording.words[:5] == ("pd_lightning.recording", "--game", "pong", "--hours", "2.0")
@@ -195,6 +199,8 @@ def test_who_interrupts_a_reproduction_alone_does_not_wait_for_its_commands(tmp_
     task = command("import time; open('begun', 'w').close(); time.sleep(99)", tmp_path)
     code = f"""
 import pd_lightning.reproduce.__main__ as door
+import pd_lightning.reproduce.workers
+pd_lightning.reproduce.workers.PATIENCE = 0.1
 from pd_lightning.reproduce import Plan, Task
 door.plan = lambda *rest: Plan((), (Task({task.folder!r}, {task.words!r}, resumable=False),))
 raise SystemExit(door.main())
@@ -244,9 +250,9 @@ def test_a_reproduction_runs_what_is_missing_goes_on_after_a_kill_and_writes_wha
     datasets, tmp_path, monkeypatch, capsys
 ):
     options = [*TINY, "--rollouts.every_n_updates=0", "--data.threads=1"]
-    words = ["multi-task", "--games=[breakout]", "--seeds=[0]", "--updates=4", "--episodes=2", f"--root={datasets}",
-             f"--output={tmp_path / 'out'}", f"--options={json.dumps(options)}"]  # fmt: skip
-    (first, *_) = plan(["multi-task"], settings(datasets, tmp_path, games=("breakout",), seeds=(0,), episodes=2,
+    words = ["multi-task", "--games=[breakout, pong]", "--seeds=[0]", "--updates=4", "--episodes=2",
+             f"--root={datasets}", f"--output={tmp_path / 'out'}", f"--options={json.dumps(options)}"]  # fmt: skip
+    (first, *_) = plan(["multi-task"], settings(datasets, tmp_path, games=("breakout", "pong"), seeds=(0,), episodes=2,
                                             options=tuple(options))).runs  # fmt: skip
     halfway = [word.replace("max_steps=4", "max_steps=2") for word in first.words]
     execute(Task(first.folder, tuple(halfway)))
@@ -258,7 +264,8 @@ def test_a_reproduction_runs_what_is_missing_goes_on_after_a_kill_and_writes_wha
     said = capsys.readouterr().err
     assert len(re.findall("^ended ", said, re.M)) == 2
     text = (tmp_path / "out" / "RESULTS.md").read_text()
-    for part in ("python -m pd_lightning.reproduce multi-task", "## Losses", "## All runs", "## Differs from the paper",
+    for part in ("python -m pd_lightning.reproduce multi-task", "## 2 games in one student",
+                 "## All runs", "## Differs from the paper",
                  "2 runs of 4 updates, seeds 0, scored over 2 episodes under protocol paper",
                  "![learning curves](curves.png)"):  # fmt: skip
         assert part in text

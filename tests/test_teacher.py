@@ -215,7 +215,7 @@ def test_a_missing_file_is_an_error_that_says_how_to_get_one(tmp_path):
 
 
 def test_a_runs_folder_stands_for_its_last_checkpoint(tmp_path):
-    with pytest.raises(TeacherError, match=r": a folder without checkpoints/last\.ckpt; name a run's folder"):
+    with pytest.raises(TeacherError, match=r": a folder without a last\.ckpt; name a run's folder"):
         load_teacher(tmp_path)
     (tmp_path / "checkpoints").mkdir()
     module = PolicyDistillation({"pong": 6}, size="net3")

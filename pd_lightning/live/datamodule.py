@@ -25,7 +25,7 @@ from pd_lightning.pqn.learning import refuse_float16
 from pd_lightning.pqn.play import ParallelPlay, image_statistics
 from pd_lightning.pqn.threads import context_beside
 from pd_lightning.recording import header_of
-from pd_lightning.resuming import refuse_changes
+from pd_lightning.resuming import ResumeError, refuse_changes
 from pd_lightning.rollout import Returns
 from pd_lightning.streaming.mixing import check_devices
 
@@ -210,6 +210,8 @@ class LiveTeacher(pl.LightningDataModule):
         """Its batches."""
         assert self.trainer is not None
         assert self.stage is not None
+        # Lightning would say of a run that goes on that its loader does not: its stage does.
+        warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")
         return Epochs(self.stage, self.trainer)
 
     def test_dataloader(self) -> list[dict]:
@@ -237,8 +239,8 @@ class LiveTeacher(pl.LightningDataModule):
         if self.stage is None or self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
             return
         refuse_changes(state_dict.get("knobs", {}), self._settings(), "--data options and teachers")
-        # Lightning would say that the loader does not go on where it was: its stage does.
-        warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")
+        if "began" not in state_dict.get("stage", {}):
+            raise ResumeError("cannot resume: live play was saved otherwise by an earlier version; start anew")
         self.scored = state_dict["scored"]
         self.stage.load_state_dict(state_dict["stage"])
 

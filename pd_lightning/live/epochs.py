@@ -31,9 +31,18 @@ class Epochs:
         return self._stage.knobs.updates
 
     def __iter__(self) -> Iterator[dict[str, Batch]]:
-        """Batches of one epoch."""
+        """Batches of one epoch.
+
+        Raises:
+            ValueError: a teacher that learns would begin in the middle of a run.
+        """
         first = self._trainer.fit_loop.total_batch_idx + 1
         if self._stage.began is None:
+            if first and self._stage.knobs.learn:
+                raise ValueError(
+                    "the checkpoint's student has learned without this teacher, which learns over a whole run: start "
+                    "anew without --ckpt_path, or choose --data.learn false"
+                )
             self._stage.began = first
         for update in range(first - self._stage.began, first - self._stage.began + len(self)):
             yield self._stage.advance(update, self._students)

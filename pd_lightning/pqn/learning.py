@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,10 @@ def begin_with(network: QNetwork, file: str) -> bool:
         TeacherError: the file is missing, broken or of another game.
     """
     ((game, _),) = network.games.items()
+    if "://" not in file and not Path(file).exists():
+        raise ValueError(
+            f"weights is {file}, which is not there: choose --model.weights, a student's checkpoint or a teacher's file"
+        )
     found = load_teacher(file, game)
     other = found.network
     if not isinstance(other, QNetwork):

@@ -18,7 +18,7 @@ def runs_in(named: Sequence[Path]) -> list[Run]:
     """The runs of these folders; what has no score of its own is left out with a note.
 
     That are folders of `test`, runs that never played, and of runs with the same settings and seed all but one: the one
-    that got farthest, and of those the newest. A run that goes on from the checkpoint of another is one with it.
+    that got farthest, and of those the last by name. A run that goes on from the checkpoint of another is one with it.
 
     Args:
         named: runs, folders with runs somewhere below, or patterns that no shell has expanded.
@@ -99,8 +99,9 @@ def before(folder: Path) -> Path | None:
     checkpoint = settings_of(folder).get("ckpt_path")
     if not checkpoint:
         return None
-    then = Path(str(checkpoint)).resolve().parent.parent
-    return next((each for each in (then, folder.parent / then.name) if (each / "config.yaml").is_file()), None)
+    then = Path(str(checkpoint)).parent.parent
+    places = [then] if then.is_absolute() else []  # else nobody knows where that began
+    return next((each for each in (*places, folder.parent / then.name) if (each / "config.yaml").is_file()), None)
 
 
 def alike(run: Run) -> tuple:
@@ -113,6 +114,6 @@ def distinct(runs: Sequence[Run]) -> list[Run]:
     best: dict[tuple, Run] = {}
     for run in sorted(runs, key=lambda run: (run.student.updates, in_order(run.folder.resolve()))):
         if other := best.get(alike(run)):
-            leave_out(other.folder, f"has the same settings and seed as {run.folder}, which got farther or is newer")
+            leave_out(other.folder, f"has the same settings and seed as {run.folder}, which counts")
         best[alike(run)] = run
     return [run for run in runs if best[alike(run)] is run]

@@ -83,26 +83,44 @@ class Measure:
             return np.full(RESAMPLES, np.nan)
         if drawn is None:
             drawn = draw_runs(len(self.runs), rng)
-        if self.own and len(self.runs) > 1:  # of a ratio, whose two sides are drawn together: to first order
-            mine, theirs = (np.array([values.mean() for values in each]) for each in (self.runs, self.own))
-            return self.percent + (100 * mine - self.percent * theirs) @ drawn / self._teacher_mean
-        scores, (teacher,) = _scores(self.runs, drawn, rng), self.own or (self.teacher,)
-        means = _means(teacher, rng)
+        if self.own:
+            return self._resampled_together(drawn, rng)
+        scores, means = _scores(self.runs, drawn, rng), _means([self.teacher], rng)
         return np.where(means > 0, 100 * scores / np.where(means > 0, means, 1), np.nan)
 
+    def _resampled_together(self, drawn: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """The same of runs each with its own teacher, to first order: a ratio whose two sides are drawn together."""
 
-def draw_runs(count: int, rng: np.random.Generator) -> np.ndarray:
+        def ratio(mine: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+            return self.percent + (100 * mine - self.percent * theirs) / self._teacher_mean
+
+        mine, theirs = (np.array([values.mean() for values in each]) for each in (self.runs, self.own))
+        between = ratio(mine @ drawn, theirs @ drawn)
+        return _wider(between, ratio(_means(self.runs, rng), _means(self.own, rng)))
+
+
+def draw_runs(count: int, rng: np.random.Generator, spread: np.ndarray | None = None) -> np.ndarray:
     """Weights of `count` runs in the mean of each resample, float64 [count, RESAMPLES]; they sum to 1.
 
     As often as a run was drawn, with replacement. Of a few runs such means are too close together: by the factor
     (n - 1) / n in their variance, and because the few need not show how far runs lie apart. So they are spread as
-    Student's t is, by (n / (n - 1))^0.5 and ((n - 1) / chi^2)^0.5, chi^2 with n - 1 degrees of freedom.
+    Student's t is.
+
+    Args:
+        count: n.
+        rng: what is drawn by.
+        spread: as of `students_spread`, if several games share it.
     """
     weights = rng.multinomial(count, np.full(count, 1 / count), size=RESAMPLES).T / count
     if count == 1:
         return weights
-    spread = np.sqrt(count / rng.chisquare(count - 1, RESAMPLES))
-    return 1 / count + (weights - 1 / count) * spread
+    spread = students_spread(count - 1, rng) if spread is None else spread
+    return 1 / count + (weights - 1 / count) * spread * math.sqrt(count / (count - 1))
+
+
+def students_spread(degrees: int, rng: np.random.Generator) -> np.ndarray:
+    """What makes a normal variable one of Student's t with so many degrees of freedom, float64 [RESAMPLES]."""
+    return np.sqrt(degrees / rng.chisquare(degrees, RESAMPLES))
 
 
 def _scores(runs: Sequence[np.ndarray], drawn: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -110,14 +128,17 @@ def _scores(runs: Sequence[np.ndarray], drawn: np.ndarray, rng: np.random.Genera
 
     A run's mean has the chance of its episodes in it, so the first would do; but few runs may be alike by chance.
     """
-    between = np.array([values.mean() for values in runs]) @ drawn
-    within = np.mean([_means(values, rng) for values in runs], axis=0)
-    return max(between, within, key=lambda means: np.ptp(np.percentile(means, [2.5, 97.5])))
+    return _wider(np.array([values.mean() for values in runs]) @ drawn, _means(runs, rng))
 
 
-def _means(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Means of episodes drawn anew, float64 [RESAMPLES]."""
-    return values[rng.integers(len(values), size=(RESAMPLES, len(values)))].mean(1)
+def _wider(*resampled: np.ndarray) -> np.ndarray:
+    """What has the wider interval."""
+    return max(resampled, key=lambda values: np.ptp(np.percentile(values, [2.5, 97.5])))
+
+
+def _means(runs: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
+    """Means over runs of means of their episodes drawn anew, float64 [RESAMPLES]."""
+    return np.mean([v[rng.integers(len(v), size=(RESAMPLES, len(v)))].mean(1) for v in runs], axis=0)
 
 
 def limits(resampled: np.ndarray) -> tuple[float, float]:
@@ -147,11 +168,14 @@ def summarise(measures: Sequence[Measure], seed: int = 0) -> Summary:
     A run of a student of several games is drawn for all of them at once: what is good or bad about it, is so in all.
     """
     percents = np.array([measure.percent for measure in measures])
-    drawn = None
+    common = np.random.default_rng([seed, len(measures)])
     if all(measure.together for measure in measures):
-        drawn = draw_runs(len(measures[0].runs), np.random.default_rng([seed, len(measures)]))
+        drawn = [draw_runs(len(measures[0].runs), common)] * len(measures)
+    else:  # how far runs lie apart, as a share of the teacher's score, all games say together
+        spread = students_spread(max(sum(len(measure.runs) - 1 for measure in measures), 1), common)
+        drawn = [draw_runs(len(measure.runs), common, spread) for measure in measures]
     chances = [np.random.default_rng([seed, i]) for i in range(len(measures))]
-    draws = np.stack([measure.resampled(rng, drawn) for measure, rng in zip(measures, chances, strict=True)])
+    draws = np.stack([m.resampled(rng, weights) for m, rng, weights in zip(measures, chances, drawn, strict=True)])
     single = [each.above_random for measure in measures for each in measure.singles]
     return Summary(
         (float(geometric_mean(percents)), *limits(geometric_mean(draws))),

@@ -27,16 +27,18 @@ def recordings_of(root: Path | None, runs: list[Run]) -> Recordings:
     """
     found: Recordings = {}
     wanted = {
-        (run.student.root, game): Path(root or run.student.root) / game
+        (run.student.root, game): str(root or run.student.root)
         for run in runs
         for game in run.student.games
-        if game not in run.teacher and (root or run.student.root)
+        if game not in run.teacher and (root or run.student.root or run.student.acts)  # a teacher itself had none
     }
-    for (given, game), folder in wanted.items():
-        if any(folder.glob("*.h5")):
+    for (given, game), datasets in wanted.items():
+        folder = Path(datasets) / game
+        if datasets and any(folder.glob("*.h5")):
             found[given, game] = open_game(folder, game, allow_mixed=True)
         else:
-            print(f"left out: the teacher of {game}, as {folder} has no recording; see --root", file=sys.stderr)
+            place = f"{datasets} has no recording of it" if datasets else "it was not scored beside its student"
+            print(f"left out: the teacher of {game}, as {place}; see --root", file=sys.stderr)
     if root and wanted and not found:
         raise ShardError(f"{root}: has a recording of none of the games; give the --root that they were learned from")
     return found

@@ -99,7 +99,8 @@ def reproduce(
     failed = show(planned.runs, ray, at_once, console)
     ended = [task for task in planned.runs if task.done]
     if ended:
-        path = write_results(ended, settings, shlex.join(["python", "-m", "pd_lightning.reproduce", *sys.argv[1:]]))
+        command = shlex.join(["python", "-m", "pd_lightning.reproduce", *sys.argv[1:]])
+        path = write_results(ended, settings, command, planned.left_out)
         console.print(f"results   {path}", highlight=False, soft_wrap=True)
     return 1 if failed else 0
 

@@ -12,7 +12,7 @@ from pd_lightning.reproduce.tasks import DONE, Task
 PRESETS = Path(__file__).parent.parent / "presets"
 LOSSES = ("mse", "nll", "kl")
 COMPRESSED = ("net1", "net2", "net3")
-TEMPERATURES = (0.001, 0.003, 0.01, 0.03, 0.1, 1, 10, "auto")
+TEMPERATURES = (0.001, 0.003, 0.01, 0.03, 0.1, 1.0, 10.0)
 FIRST_TABLE = ("breakout", "freeway", "pong", "qbert")
 THREE = ("freeway", "pong", "qbert")
 
@@ -90,7 +90,16 @@ def compression(settings: Settings) -> list[Task]:
 
 
 def multi_task(settings: Settings) -> list[Task]:
-    """Tables 3 and 4: one student of all games, by kl and by nll."""
+    """Tables 3 and 4: one student of all games, by kl and by nll.
+
+    Raises:
+        ValueError: it is one game.
+    """
+    if len(settings.games) < 2:
+        raise ValueError(
+            f"multi-task asks for two games at least, not {', '.join(settings.games)}; train teachers, or name others "
+            "by --games"
+        )
     size = "multi3" if len(settings.games) <= 3 else "multi10"
     return [
         fit(settings, f"{len(settings.games)}games-{size}-{loss}", settings.games, seed, f"--model.size={size}",
@@ -100,11 +109,12 @@ def multi_task(settings: Settings) -> list[Task]:
 
 
 def temperature(settings: Settings) -> list[Task]:
-    """Section 3's point, measured: sharpen the teacher, and do not soften it."""
-    return [
-        fit(settings, f"{game}-net1-tau{tau}", [game], seed, "--model.size=net1", f"--model.temperature={tau}")
+    """Section 3's point, measured: sharpen the teacher, and do not soften it; beside them the calibrated one."""
+    given = [
+        fit(settings, f"{game}-net1-tau{tau:g}", [game], seed, "--model.size=net1", f"--model.temperature={tau}")
         for seed in settings.seeds for game in settings.games for tau in TEMPERATURES
     ]  # fmt: skip
+    return [*given, *(task for task in compression(settings) if task.name.split("-")[1] == "net1")]
 
 
 def on_policy(settings: Settings) -> list[Task]:

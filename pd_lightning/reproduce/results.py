@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 
@@ -33,13 +34,16 @@ DIFFERENCES = """\
 - One learning rate and one batch size are used for all games and sizes; nothing was tuned on the final scores."""
 
 
-def write_results(tasks: Sequence[Task], settings: Settings, command: str) -> Path:
+def write_results(
+    tasks: Sequence[Task], settings: Settings, command: str, left_out: Mapping[str, str] = MappingProxyType({})
+) -> Path:
     """Writes RESULTS.md, report.csv and pictures to the output folder.
 
     Args:
         tasks: runs that have ended.
         settings: theirs, as they were planned.
         command: that was given, as a shell takes it.
+        left_out: games that could not be learned, and why.
 
     Returns:
         RESULTS.md.
@@ -57,6 +61,7 @@ def write_results(tasks: Sequence[Task], settings: Settings, command: str) -> Pa
             "# Results",
             f"Made by\n\n```bash\n{command}\n```",
             about(runs, seconds, shards),
+            *(f"Left out is {game}: {reason}." for game, reason in left_out.items()),
             report(measures).strip(),
             *filter(None, [following_table(runs).strip()]),
             f"![learning curves]({curves.name})",

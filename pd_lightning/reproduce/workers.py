@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import queue
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed, wait
 
 import torch
 
 from pd_lightning.cluster import on_ray
 from pd_lightning.reproduce.tasks import Task, TaskError, execute
 
+PATIENCE = 10
+"""Seconds in which commands may end by themselves when they are interrupted, as a terminal interrupts them too."""
 Outcome = tuple[Task, float | TaskError]
 """A task, and the seconds that it took or why it failed."""
 
@@ -76,5 +78,9 @@ def here(tasks: Sequence[Task], at_once: int, begun: Callable[[Task], None]) -> 
             if error is not None and not isinstance(error, TaskError):
                 raise error
             yield futures[future], future.result() if error is None else error
-    finally:  # whoever is interrupted does not wait for what is running
+    except KeyboardInterrupt:
+        pool.shutdown(wait=False, cancel_futures=True)
+        wait([future for future in futures if future.running()], PATIENCE)
+        raise
+    finally:
         pool.shutdown(wait=False, cancel_futures=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pd_lightning.atari import action_meanings
+from pd_lightning.checkpoints import last_in
 from pd_lightning.teacher import cleanrl, own, zoo
 from pd_lightning.teacher.agent import Teacher
 from pd_lightning.teacher.archives import TEXT_LIMIT, WEIGHTS_LIMIT, members, read_torch, unpack
@@ -58,10 +59,11 @@ def in_run(path: Path) -> Path:
     Raises:
         TeacherError: the folder has none.
     """
-    last = path / "checkpoints" / "last.ckpt"
-    if path.is_dir() and not last.is_file():
-        raise TeacherError(f"{path}: a folder without checkpoints/last.ckpt; name a run's folder, or a teacher's file")
-    return last if path.is_dir() else path
+    if not path.is_dir():
+        return path
+    if (last := last_in(path)) is None:
+        raise TeacherError(f"{path}: a folder without a last.ckpt; name a run's folder, or a teacher's file")
+    return last
 
 
 def _read(file: Path, game: str | None) -> Teacher:
