@@ -250,9 +250,9 @@ def test_a_reproduction_runs_what_is_missing_goes_on_after_a_kill_and_writes_wha
     datasets, tmp_path, monkeypatch, capsys
 ):
     options = [*TINY, "--rollouts.every_n_updates=0", "--data.threads=1"]
-    words = ["multi-task", "--games=[breakout, pong]", "--seeds=[0]", "--updates=4", "--episodes=2",
+    words = ["multi-task", "--games=[breakout, pong]", "--seeds=[0]", "--updates=4", "--episodes=1",
              f"--root={datasets}", f"--output={tmp_path / 'out'}", f"--options={json.dumps(options)}"]  # fmt: skip
-    (first, *_) = plan(["multi-task"], settings(datasets, tmp_path, games=("breakout", "pong"), seeds=(0,), episodes=2,
+    (first, *_) = plan(["multi-task"], settings(datasets, tmp_path, games=("breakout", "pong"), seeds=(0,),
                                             options=tuple(options))).runs  # fmt: skip
     halfway = [word.replace("max_steps=4", "max_steps=2") for word in first.words]
     execute(Task(first.folder, tuple(halfway)))
@@ -266,7 +266,7 @@ def test_a_reproduction_runs_what_is_missing_goes_on_after_a_kill_and_writes_wha
     text = (tmp_path / "out" / "RESULTS.md").read_text()
     for part in ("python -m pd_lightning.reproduce multi-task", "## 2 games in one student",
                  "## All runs", "## Differs from the paper",
-                 "2 runs of 4 updates, seeds 0, scored over 2 episodes under protocol paper",
+                 "2 runs of 4 updates, seeds 0, scored over 1 episodes under protocol paper",
                  "![learning curves](curves.png)"):  # fmt: skip
         assert part in text
     run = read_run(Path(first.folder) / "lightning_logs" / "version_1")

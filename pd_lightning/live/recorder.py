@@ -72,6 +72,7 @@ class Recorder:
                     self._open[game] = Episode()
 
     def _finish(self, episode: Episode) -> None:
+        """Keeps an episode that is over."""
         self._done.append(episode)
         self._steps += sum(len(actions) for _, _, actions, _ in episode.blocks)
 
