@@ -22,7 +22,7 @@ from pd_lightning.cli import PRESETS, main
 from pd_lightning.datamodule import TeacherDatasets
 from pd_lightning.distillation import PolicyDistillation
 from pd_lightning.live import Lessons, LiveTeacher, Memory, recorder
-from pd_lightning.live.datamodule import total_updates
+from pd_lightning.live.cast import total_updates
 from pd_lightning.live.knobs import Knobs
 from pd_lightning.live.learner import Learner, LearningPlayer
 from pd_lightning.live.memory import unpack

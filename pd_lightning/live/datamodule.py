@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,17 +12,16 @@ from pytorch_lightning.trainer.states import TrainerFn
 from rich.progress import Progress
 from torch import Tensor
 
-from pd_lightning.atari import action_meanings, named_protocol
+from pd_lightning.atari import action_meanings
 from pd_lightning.episodes import Policy
+from pd_lightning.live.cast import load_teachers, new_learners, new_recorders
 from pd_lightning.live.epochs import Epochs
-from pd_lightning.live.knobs import Knobs, load_teachers
+from pd_lightning.live.knobs import Knobs
 from pd_lightning.live.learner import Learner, Lessons
-from pd_lightning.live.recorder import Recorder
 from pd_lightning.live.stage import Place, Stage
 from pd_lightning.pqn.learning import refuse_float16
-from pd_lightning.pqn.play import ParallelPlay, image_statistics
+from pd_lightning.pqn.play import image_statistics
 from pd_lightning.pqn.threads import context_beside
-from pd_lightning.recording import header_of
 from pd_lightning.resuming import ResumeError, refuse_changes
 from pd_lightning.rollout import Returns
 from pd_lightning.streaming.mixing import check_devices
@@ -180,31 +177,14 @@ class LiveTeacher(pl.LightningDataModule):
         if stage != "fit":
             return
         if knobs.learn:
-            rounds = knobs.rounds_due(total_updates(trainer, knobs.updates), place.ranks)
-            for n, game in enumerate(knobs.games):
-                self.learners[game] = Learner(
-                    game, self.actions[game], knobs.lessons, rounds, knobs.seed + n, place.device
-                )
-                # It knows nothing: it is centred on random play.
-                data = ParallelPlay(game, knobs.parallel, fire=self.fire[game], seed=knobs.seed)
-                self.learners[game].network.centre(game, *data.statistics()[game])
-        self.stage = Stage(knobs, place, self.learners or self.frozen, self.fire, self._recorders(place))
+            self.learners = new_learners(knobs, place, self.fire, trainer)
+        recorders = new_recorders(self.record_to, knobs, place, self.fire, self.frozen)
+        self.stage = Stage(knobs, place, self.learners or self.frozen, self.fire, recorders)
         rank_zero_info(f"live: {knobs.said(place.ranks)}")
         shown = trainer.progress_bar_callback is not None and trainer.is_global_zero
         with Progress(transient=True, disable=not shown) as progress:
             for _ in progress.track(range(knobs.prefill_rounds(place.ranks)), description="Playing the first states"):
                 self.stage.play_one()
-
-    def _recorders(self, place: Place) -> dict[str, Recorder]:
-        """Who writes what is played."""
-        if self.record_to is None:
-            return {}
-        rules, found = named_protocol(self.knobs.protocol), {}
-        for game, teacher in self.frozen.items():
-            header = header_of(teacher, rules, self.knobs.parallel, self.knobs.seed, self.fire[game])
-            header = replace(header, player=self.knobs.player)
-            found[game] = Recorder(Path(self.record_to) / game, header, place.rank, place.ranks)
-        return found
 
     def train_dataloader(self) -> Epochs:
         """Its batches."""
@@ -252,20 +232,3 @@ class LiveTeacher(pl.LightningDataModule):
         """Waits for the thread, which would else play on."""
         if self.stage is not None:
             self.stage.close()
-
-
-def total_updates(trainer: pl.Trainer, epoch: int) -> int:
-    """Batches of a whole run: what a teacher's learning rate falls over.
-
-    Args:
-        trainer: of the run.
-        epoch: batches in one.
-
-    Raises:
-        ValueError: the run has no end.
-    """
-    batches = trainer.max_steps * trainer.accumulate_grad_batches
-    limits = [limit for limit in (batches, (trainer.max_epochs or -1) * epoch) if limit > 0]
-    if not limits:
-        raise ValueError("a teacher that learns needs an end: give --trainer.max_steps")
-    return min(limits)

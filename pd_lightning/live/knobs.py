@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from pd_lightning.atari import check_game, named_protocol
 from pd_lightning.live.learner import Lessons
 from pd_lightning.live.memory import STATE_BYTES
 from pd_lightning.machine import available_memory
 from pd_lightning.pqn.games import check_learning, linear
-from pd_lightning.teacher import Teacher, load_teacher
 
 
 @dataclass(frozen=True)
@@ -40,8 +37,7 @@ class Knobs:
         who = "the teacher learns, and acts" if self.learn else f"the teacher takes {self.beta:.0%} of decisions"
         if self.beta != self.beta_end:
             who += f", after {self.beta_steps:,} steps {self.beta_end:.0%}"
-        kept = self.capacity(ranks) * self.parallel * ranks
-        return f"{who}; the newest {kept:,} states of {', '.join(self.games)} are kept"
+        return f"{who}; the newest {self.kept(ranks):,} states of {', '.join(self.games)} are kept"
 
     def check(self) -> None:
         """Raises a ValueError that names the first knob that makes no sense."""
@@ -74,10 +70,10 @@ class Knobs:
             raise ValueError(f"prefill is {self.prefill}: at most --data.memory, {self.memory}, can be kept")
         if self.learn:
             check_learning({**asdict(self.lessons), "parallel": self.parallel, "steps": self.steps}, "--data.lessons.")
-        kept = self.capacity(1) * self.parallel
-        need, free = kept * STATE_BYTES * len(self.games), available_memory("cpu")
+        kept, free = self.kept(1), available_memory("cpu")
+        need = kept * STATE_BYTES * len(self.games)
         if need > free:
-            rounds = "" if kept == self.memory // self.parallel * self.parallel else ", two rounds,"
+            rounds = ", two rounds," if kept > self.memory else ""
             raise ValueError(
                 f"memory is {kept:,} states{rounds} of {len(self.games)} games: {need / 2**30:.1f} GiB, and "
                 f"{free / 2**30:.1f} GiB are free; choose --data.memory of at most "
@@ -87,6 +83,10 @@ class Knobs:
     def capacity(self, ranks: int) -> int:
         """Steps of each game that a device keeps: at least two rounds."""
         return max(self.memory // (self.parallel * ranks), 2 * self.steps)
+
+    def kept(self, ranks: int) -> int:
+        """States of each game that are kept, over all devices."""
+        return self.capacity(ranks) * self.parallel * ranks
 
     def round_states(self, ranks: int) -> int:
         """States of each game in a round, over all devices."""
@@ -117,20 +117,3 @@ class Knobs:
     def state_dict(self, ranks: int) -> dict[str, object]:
         """What a resumed run must have as it was; plain values."""
         return {**asdict(self), "games": list(self.games), "devices": ranks}
-
-
-def load_teachers(games: Sequence[str], root: str, files: Mapping[str, str]) -> dict[str, Teacher]:
-    """The frozen teacher of each game.
-
-    Raises:
-        TeacherError: one is missing, broken, or of another game.
-        ValueError: a file is of a game that is not learned.
-    """
-    if "://" in root:
-        raise ValueError(
-            f"root is {root}: live play reads teachers from folders; choose --data.root, or --data.teachers"
-        )
-    for game in files:
-        if game not in games:
-            raise ValueError(f"teachers has {game}, which is not among the games, {', '.join(games)}")
-    return {game: load_teacher(files.get(game) or Path(root) / game / "teacher.safetensors", game) for game in games}

@@ -1,0 +1,84 @@
+"""Who is on stage: teachers from files, teachers that learn, and who writes what is played."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytorch_lightning as pl
+
+from pd_lightning.atari import action_meanings, named_protocol
+from pd_lightning.live.knobs import Knobs
+from pd_lightning.live.learner import Learner
+from pd_lightning.live.recorder import Recorder
+from pd_lightning.live.stage import Place
+from pd_lightning.pqn.play import ParallelPlay
+from pd_lightning.recording import header_of
+from pd_lightning.teacher import Teacher, load_teacher
+
+
+def load_teachers(games: Sequence[str], root: str, files: Mapping[str, str]) -> dict[str, Teacher]:
+    """The frozen teacher of each game.
+
+    Raises:
+        TeacherError: one is missing, broken, or of another game.
+        ValueError: a file is of a game that is not learned.
+    """
+    if "://" in root:
+        raise ValueError(
+            f"root is {root}: live play reads teachers from folders; choose --data.root, or --data.teachers"
+        )
+    for game in files:
+        if game not in games:
+            raise ValueError(f"teachers has {game}, which is not among the games, {', '.join(games)}")
+    return {game: load_teacher(files.get(game) or Path(root) / game / "teacher.safetensors", game) for game in games}
+
+
+def new_learners(knobs: Knobs, place: Place, fire: Mapping[str, bool], trainer: pl.Trainer) -> dict[str, Learner]:
+    """A teacher of each game that begins to learn, its input centred on random play: it knows nothing.
+
+    Args:
+        knobs: settings.
+        place: this process.
+        fire: whether FIRE is pressed, by game.
+        trainer: of the run, over which their learning rate falls.
+    """
+    rounds = knobs.rounds_due(total_updates(trainer, knobs.updates), place.ranks)
+    learners = {}
+    for number, game in enumerate(knobs.games):
+        actions, seed = len(action_meanings(game)), knobs.seed + number
+        learners[game] = Learner(game, actions, knobs.lessons, rounds, seed, place.device)
+        random = ParallelPlay(game, knobs.parallel, fire=fire[game], seed=knobs.seed)
+        learners[game].network.centre(game, *random.statistics()[game])
+    return learners
+
+
+def new_recorders(
+    folder: str | None, knobs: Knobs, place: Place, fire: Mapping[str, bool], teachers: Mapping[str, Teacher]
+) -> dict[str, Recorder]:
+    """Who writes what is played of each game into a folder of datasets; nobody, if there is none."""
+    if folder is None:
+        return {}
+    rules, found = named_protocol(knobs.protocol), {}
+    for game, teacher in teachers.items():
+        header = header_of(teacher, rules, knobs.parallel, knobs.seed, fire[game])
+        found[game] = Recorder(Path(folder) / game, replace(header, player=knobs.player), place.rank, place.ranks)
+    return found
+
+
+def total_updates(trainer: pl.Trainer, epoch: int) -> int:
+    """Batches of a whole run: what a teacher's learning rate falls over.
+
+    Args:
+        trainer: of the run.
+        epoch: batches in one.
+
+    Raises:
+        ValueError: the run has no end.
+    """
+    batches = trainer.max_steps * trainer.accumulate_grad_batches
+    limits = [limit for limit in (batches, (trainer.max_epochs or -1) * epoch) if limit > 0]
+    if not limits:
+        raise ValueError("a teacher that learns needs an end: give --trainer.max_steps")
+    return min(limits)
