@@ -14,6 +14,9 @@ from pytorch_lightning.cli import LightningArgumentParser
 from pd_lightning.datamodule import TeacherDatasets
 from pd_lightning.distillation import PolicyDistillation
 
+CLASS = re.compile(r"key \"(?P<group>model|data)\".*class_path '(?P<module>[\w.]+)\.(?P<name>\w+)'")
+"""Whose options an error is about, where it is a class's."""
+
 
 def fail(message: str) -> NoReturn:
     """One line on stderr and exit status 2."""
@@ -35,8 +38,8 @@ class Parser(LightningArgumentParser):
         if "'torch.optim.Optimizer'" in text:
             text += "; the usual optimizer's rate is --model.learning_rate, another's goes with --optimizer CLASS"
         text += self._nearest(text)
-        named = re.search(r'key "(model|data)".*class_path \'[\w.]+\.(\w+)\'', text)
-        topic = f"--{named[1]}.help {named[2]}" if named else "--help"
+        named = CLASS.search(text)
+        topic = f"--{named['group']}.help {named['name']}" if named else "--help"
         fail(f"{text}; options: {self.prog.replace(' [options]', '')} {topic}")
 
     def _nearest(self, text: str) -> str:
@@ -48,10 +51,10 @@ class Parser(LightningArgumentParser):
             return ""
         word = next(filter(None, wrong.groups()))
         known = [option[2:] for option in self._option_string_actions if option.startswith("--")]
+        named = CLASS.search(text)
         for group, kind in (("model", PolicyDistillation), ("data", TeacherDatasets)):
-            named = re.search(r"class_path '([\w.]+)\.(\w+)'", text)
-            if named and f'key "{group}"' in text:
-                kind = getattr(sys.modules.get(named[1]), named[2], kind)
+            if named and named["group"] == group:
+                kind = getattr(sys.modules.get(named["module"]), named["name"], kind)
             names = list(inspect.signature(kind).parameters)
             known += names if f'key "{group}"' in text else [f"{group}.{name}" for name in names]
         near = difflib.get_close_matches(word, known, n=1, cutoff=0.7)

@@ -83,10 +83,13 @@ def losses(settings: Settings) -> list[Task]:
 
 def compression(settings: Settings) -> list[Task]:
     """Table 2: smaller and smaller students, by kl."""
-    return [
-        fit(settings, f"{game}-{size}-kl", [game], seed, f"--model.size={size}")
-        for seed in settings.seeds for game in settings.games for size in COMPRESSED
-    ]  # fmt: skip
+    return [by_kl(settings, game, size, seed)
+            for seed in settings.seeds for game in settings.games for size in COMPRESSED]  # fmt: skip
+
+
+def by_kl(settings: Settings, game: str, size: str, seed: int) -> Task:
+    """A student of one game as it is by default, but for its size."""
+    return fit(settings, f"{game}-{size}-kl", [game], seed, f"--model.size={size}")
 
 
 def multi_task(settings: Settings) -> list[Task]:
@@ -114,7 +117,7 @@ def temperature(settings: Settings) -> list[Task]:
         fit(settings, f"{game}-net1-tau{tau:g}", [game], seed, "--model.size=net1", f"--model.temperature={tau}")
         for seed in settings.seeds for game in settings.games for tau in TEMPERATURES
     ]  # fmt: skip
-    return [*given, *(task for task in compression(settings) if task.name.split("-")[1] == "net1")]
+    return [*given, *(by_kl(settings, game, "net1", seed) for seed in settings.seeds for game in settings.games)]
 
 
 def on_policy(settings: Settings) -> list[Task]:

@@ -8,7 +8,6 @@ import platform
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from types import MappingProxyType
 
 import torch
 
@@ -34,9 +33,7 @@ DIFFERENCES = """\
 - One learning rate and one batch size are used for all games and sizes; nothing was tuned on the final scores."""
 
 
-def write_results(
-    tasks: Sequence[Task], settings: Settings, command: str, left_out: Mapping[str, str] = MappingProxyType({})
-) -> Path:
+def write_results(tasks: Sequence[Task], settings: Settings, command: str, left_out: Mapping[str, str]) -> Path:
     """Writes RESULTS.md, report.csv and pictures to the output folder.
 
     Args:
