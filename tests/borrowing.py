@@ -1,6 +1,7 @@
 """Makes the files of other libraries: by those libraries where they can be installed, else as their scripts do."""
 
 import functools
+import gzip
 import io
 import json
 import zipfile
@@ -30,7 +31,7 @@ def opinionated(module):
     """Makes outputs of the size of 1, where untrained networks say nearly 0 of everything."""
     torch.manual_seed(0)
     for name, parameter in module.named_parameters():
-        if parameter.ndim == 2 and "linear" not in name and "network.7" not in name:
+        if parameter.ndim == 2 and "linear" not in name and not name.endswith(("network.7.weight", "head.0.weight")):
             nn.init.normal_(parameter, std=10.0 if "quantile" in name else 0.2 if "action" in name else 1.0)
     return module
 
@@ -107,4 +108,33 @@ class CleanRL(nn.Module):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         content = {"model_weights": self.state_dict(), "args": {"env_id": env, "seed": 1, "cuda": True, "v_max": 10.0}}
         torch.save(self.state_dict() if self.n_atoms == 1 else content, path)
+        return Path(path)
+
+
+class AtariNet(nn.Module):
+    """The network of Atari Agents: the same layers once more, under the mangled names of a class's private parts."""
+
+    def __init__(self, actions, atoms=1, hidden=512):
+        super().__init__()
+        self.actions, self.n_atoms = actions, atoms
+        if atoms > 1:
+            self.__support = nn.Parameter(torch.linspace(-10, 10, atoms), requires_grad=False)
+        convolutions = [nn.Conv2d(4, 32, 8, 4), nn.ReLU(), nn.Conv2d(32, 64, 4, 2), nn.ReLU(), nn.Conv2d(64, 64, 3)]
+        self.__features = nn.Sequential(*convolutions, nn.ReLU())
+        self.__head = nn.Sequential(nn.Linear(3136, hidden), nn.ReLU(), nn.Linear(hidden, actions * atoms))
+        opinionated(self)
+
+    def forward(self, states):
+        out = self.__head(self.__features(states / 255.0).flatten(1))
+        if self.n_atoms == 1:
+            return out
+        chances = torch.softmax(out.view(len(states), self.actions, self.n_atoms), dim=2)
+        return (chances * self.__support).sum(2)
+
+    def save(self, path, **more):
+        """As their checkpoints are written: what `torch.save` makes, packed."""
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        content = io.BytesIO()
+        torch.save({"estimator_state": self.state_dict(), "step": 50_000_000, **more}, content)
+        Path(path).write_bytes(gzip.compress(content.getvalue(), 1))
         return Path(path)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from borrowing import CleanRL, model
+from borrowing import AtariNet, CleanRL, model
 from conftest import quiet_trainer, tiny_network
 
 from pd_lightning.atari import PROTOCOLS, Protocol
@@ -23,7 +23,7 @@ from pd_lightning.teacher import load_teacher, save_teacher
 
 SMALL_TEXT = {"features_extractor_kwargs": '{"features_dim": 16}'}
 FORMATS = ["teacher.safetensors", "last.ckpt", "DQN.zip", "QR-DQN.zip", "PPO.zip", "A2C.zip", "policy.pth",
-           "dqn_atari.cleanrl_model", "c51_atari.cleanrl_model"]  # fmt: skip
+           "dqn_atari.cleanrl_model", "c51_atari.cleanrl_model", "model_50000000.gz"]  # fmt: skip
 
 
 def make(folder, name):
@@ -41,6 +41,8 @@ def make(folder, name):
     elif name == "policy.pth":
         model("DQN", 4, **SMALL_TEXT).save(folder / "my.zip")
         zipfile.ZipFile(folder / "my.zip").extract(name, folder)
+    elif name.endswith(".gz"):
+        AtariNet(4, hidden=16).save(path)
     else:
         CleanRL(4, 51 if "c51" in name else 1, hidden=16).save(path, "BreakoutNoFrameskip-v4")
     return path

@@ -1,5 +1,6 @@
 """Teachers of other libraries: the same numbers as the library itself gives, whichever version saved them."""
 
+import gzip
 import re
 import zipfile
 from pathlib import Path
@@ -9,7 +10,7 @@ import fsspec
 import numpy as np
 import pytest
 import torch
-from borrowing import ALGORITHMS, CleanRL, model, rewrite, says
+from borrowing import ALGORITHMS, AtariNet, CleanRL, model, rewrite, says
 from fsspec.implementations.memory import MemoryFileSystem
 
 from pd_lightning.blocks import Shard
@@ -144,6 +145,38 @@ def test_a_model_of_cleanrl_says_what_its_script_says(tmp_path, states, atoms):
     assert (teacher.game, teacher.outputs, teacher.fire) == ("pong", "q", True)
     assert theirs.std() > 0.02
     torch.testing.assert_close(teacher(torch.from_numpy(states)), theirs, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("atoms", [1, 51])
+def test_a_checkpoint_of_atari_agents_says_what_their_script_says(tmp_path, states, atoms):
+    made = AtariNet(6, atoms)
+    folder = tmp_path / ("C51_classic" if atoms > 1 else "DQN_modern") / "Pong" / "0"
+    path = made.save(folder / "model_50000000.gz", cfg={"device": torch.device("cuda"), "lr": 0.00025})
+    teacher = load_teacher(path)
+    with torch.no_grad():
+        theirs = made(torch.from_numpy(states))
+    assert (teacher.game, teacher.outputs, teacher.fire) == ("pong", "q", False)
+    assert teacher.about["format"] == ("Atari Agents C51" if atoms > 1 else "Atari Agents DQN")
+    assert theirs.std() > 0.02
+    torch.testing.assert_close(teacher(torch.from_numpy(states)), theirs, rtol=0, atol=1e-5)
+    with pytest.raises(TeacherError, match=r"game is 'pong' by .*model_50000000\.gz, asked for was 'breakout'"):
+        load_teacher(path, "breakout")
+
+
+def test_a_checkpoint_of_atari_agents_elsewhere_must_be_told_its_game_and_fit_it(tmp_path):
+    path = AtariNet(6, hidden=8).save(tmp_path / "model_50000000.gz")
+    with pytest.raises(TeacherError, match=r"model_50000000\.gz: does not name its game; say it with --game"):
+        load_teacher(path)
+    assert load_teacher(path, "pong").actions == 6
+    with pytest.raises(TeacherError, match="the network has 6 actions, breakout has 4"):
+        load_teacher(path, "breakout")
+
+
+def test_a_packed_file_that_is_no_teacher_is_refused_by_name(tmp_path, saved):
+    for number, content in enumerate((saved.read_bytes(), b"nothing", b"")):
+        (tmp_path / f"{number}.gz").write_bytes(gzip.compress(content))
+        with pytest.raises(TeacherError, match=rf"/{number}\.gz: (neither a teacher file|holds something else)"):
+            load_teacher(tmp_path / f"{number}.gz", "pong")
 
 
 def test_what_a_file_is_is_seen_from_its_content(tmp_path, saved):

@@ -1,6 +1,7 @@
 """Files of strangers: nothing in them is run, they take neither memory nor time, and damage is found."""
 
 import base64
+import gzip
 import io
 import json
 import os
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from borrowing import CleanRL, model, rewrite
+from borrowing import AtariNet, CleanRL, model, rewrite
 from conftest import quiet_trainer, tiny_network
 
 from pd_lightning.networks import QNetwork
@@ -51,6 +52,7 @@ def good(tmp_path_factory):
         files[-1].write_bytes(archive.read("policy.pth"))
     files.append(CleanRL(6, hidden=8).save(folder / "dqn_atari.cleanrl_model"))
     files.append(CleanRL(6, 51, hidden=8).save(folder / "c51_atari.cleanrl_model"))
+    files.append(AtariNet(6, 51, hidden=8).save(folder / "model.gz"))
     return {path.name: path for path in files}
 
 
@@ -73,7 +75,9 @@ def saved_with(content, payload):
     return stream.getvalue()
 
 
-@pytest.mark.parametrize("name", ["DQN.zip", "PPO.zip", "policy.pth", "dqn_atari.cleanrl_model", "last.ckpt"])
+@pytest.mark.parametrize(
+    "name", ["DQN.zip", "PPO.zip", "policy.pth", "dqn_atari.cleanrl_model", "model.gz", "last.ckpt"]
+)
 def test_weights_that_would_run_code_are_refused_and_it_does_not_run(tmp_path, good, name):
     payload = Payload(tmp_path / "ran")
     pickle.loads(pickle.dumps(payload))
@@ -82,6 +86,8 @@ def test_weights_that_would_run_code_are_refused_and_it_does_not_run(tmp_path, g
     path = tmp_path / name
     if name.endswith(".zip"):
         rewrite(good[name], path, weights=lambda state: {**state, "extra": payload})
+    elif name.endswith(".gz"):
+        AtariNet(6, hidden=8).save(path, extra=payload)
     else:
         path.write_bytes(saved_with(torch.load(good[name], weights_only=True), payload))
     with pytest.raises(TeacherError, match=rf"{name}.*its pickle wants 'posix system', allowed are tensors"):
@@ -143,7 +149,10 @@ def test_bombs_are_refused_before_they_fill_the_memory(tmp_path, good):
     zeros = bytes(300 * 2**20)
     inside = zip_of(tmp_path / "inside.pth", {"archive/data.pkl": b"\x80\x02}.", "archive/data/0": zeros})
     many = {"archive/data.pkl": b"\x80\x02}.", **{f"archive/data/{n}": zeros[: 2**26] for n in range(5)}}
+    packed = tmp_path / "packed.gz"
+    packed.write_bytes(gzip.compress(zeros, 1) * 4)
     bombs = [
+        packed,
         zip_of(tmp_path / "weights.zip", {"policy.pth": zeros, "data": "{}"}),
         declare_less(zip_of(tmp_path / "lying.zip", {"policy.pth": zeros, "data": "{}"}), "policy.pth"),
         zip_of(tmp_path / "settings.zip", {"policy.pth": good["policy.pth"].read_bytes(), "data": zeros[: 2**27]}),

@@ -8,12 +8,13 @@ a Lightning checkpoint                 PQN; a student (one game of it) of mse; o
 a zip of Stable-Baselines3             DQN; sb3-contrib's QR-DQN (mean of quantiles); PPO and A2C        Q, Q, logits
 policy.pth                             the same, unpacked; as on the hub                                 as above
 CleanRL's .cleanrl_model               dqn_atari; c51_atari (expectation over atoms)                     Q
+a .gz of Atari Agents                  DQN and M-DQN; C51 (expectation over atoms)                       Q
 =====================================  ================================================================  ==========
 
 None of it needs the other library, and none of it runs what a file says: `archives` reads within limits.
 
-The rooms: `fault` <- `archives`, `borrowed` <- `stable_baselines`, `cleanrl`, `zoo`, `hub`, `agent` <- `own` <-
-`loading`; each imports only from those to its left.
+The rooms: `fault` <- `archives`, `borrowed` <- `stable_baselines`, `cleanrl`, `atari_agents`, `zoo`, `hub`, `agent` <-
+`own` <- `loading`; each imports only from those to its left.
 """
 
 from pd_lightning.teacher.agent import Teacher, weights_sha256

@@ -7,6 +7,7 @@ into memory: a tensor cannot reach beyond the file, nor claim more than it holds
 
 from __future__ import annotations
 
+import gzip
 import pickletools
 import re
 import tempfile
@@ -30,6 +31,7 @@ TRUSTED = "get the file again, from somebody you trust"
 _STORAGES = ["BFloat16", "Half", "Float", "Double", "Bool", "Byte", "Char", "Short", "Int", "Long"]
 _ALLOWED = {
     "collections OrderedDict",
+    "torch device",  # of a training, among its settings
     "torch._utils _rebuild_tensor_v2",
     "torch._utils _rebuild_parameter",
     *(f"torch {name}Storage" for name in _STORAGES),
@@ -74,6 +76,21 @@ def unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: IO[bytes], l
     if left:
         raise TeacherError(f"{shown} is smaller than the {info.file_size:,} bytes declared; {TRUSTED}")
     return info.file_size
+
+
+def inflate(source: IO[bytes], target: IO[bytes], limit: int, where: object) -> None:
+    """Unpacks a gzip file piece by piece, and no more than allowed.
+
+    Raises:
+        TeacherError: it is not whole, or larger than `limit`.
+    """
+    with naming(where, "not a whole gzip file", "copy it again"), gzip.GzipFile(fileobj=source) as packed:
+        while piece := packed.read(1 << 20):
+            limit -= target.write(piece)
+            if limit < 0:
+                break
+    if limit < 0:
+        raise TeacherError(f"{where}: unpacks to more than the bytes allowed for weights; {TRUSTED}")
 
 
 def read_torch(source: IO[bytes], where: object) -> Any:

@@ -25,6 +25,22 @@ class Layer(NamedTuple):
     bias: Tensor
 
 
+class Layout(NamedTuple):
+    """Under which names a library keeps a DQN or C51.
+
+    Attributes:
+        library: its name.
+        trunk: of the three convolutions and the layer after them.
+        last: of the layer of the outputs.
+        atoms: of the returns that have a probability, which only a C51 has.
+    """
+
+    library: str
+    trunk: Sequence[str]
+    last: str
+    atoms: str
+
+
 class QuantileMean(nn.Module):
     """Q of QR-DQN (Dabney et al., 2018): the mean of an action's quantiles, which lie A apart."""
 
@@ -101,6 +117,32 @@ class BorrowedNetwork(nn.Module):
         for number, layer in enumerate(self.outputs):
             features = layer(F.relu(features) if number else features)
         return {game: self.readout(features)}
+
+
+def dqn_or_c51(state: object, layout: Layout, game: str, actions: int, where: object) -> BorrowedNetwork:
+    """The network of a state dict: C51, whose read-out is an `Expectation`, if there are atoms, else DQN.
+
+    Raises:
+        TeacherError: it is another network, or of another action set.
+    """
+    if not isinstance(state, Mapping):
+        raise TeacherError(f"{where}: its weights are {type(state).__name__}, allowed is a state dict; save it again")
+    known = {f"{name}.{part}" for name in (*layout.trunk, layout.last) for part in ("weight", "bias")} | {layout.atoms}
+    if unknown := [str(name)[:80] for name in state if name not in known]:
+        raise TeacherError(
+            f"{where}: has a weight {unknown[0]!r} that no DQN or C51 of {layout.library} has; choose another teacher"
+        )
+    trunk, last = take_layers(state, layout.trunk, [layout.last], where)
+    rows = len(last[0].bias)
+    if layout.atoms not in state:
+        check_actions(rows, game, actions, where)
+        return BorrowedNetwork(game, actions, trunk, last)
+    atoms = one_tensor(state, layout.atoms, where)
+    found, rest = divmod(rows, len(atoms))
+    if rest:
+        raise TeacherError(f"{where}: {rows} outputs are not {len(atoms)} atoms of each of {actions} actions")
+    check_actions(found, game, actions, where)
+    return BorrowedNetwork(game, actions, trunk, last, Expectation(atoms))
 
 
 def take_layers(

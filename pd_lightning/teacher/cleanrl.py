@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pd_lightning.teacher.borrowed import BorrowedNetwork, Expectation, check_actions, one_tensor, take_layers
-from pd_lightning.teacher.fault import TeacherError
+from pd_lightning.teacher.borrowed import BorrowedNetwork, Expectation, Layout, dqn_or_c51
 
-_TRUNK = [f"network.{number}" for number in (0, 2, 4, 7)]
-_LAST = "network.9"
+_LAYOUT = Layout("CleanRL", [f"network.{number}" for number in (0, 2, 4, 7)], "network.9", "atoms")
 
 
 def is_flax(head: bytes) -> bool:
@@ -50,22 +48,5 @@ def build_model(content: Mapping[Any, Any], game: str, actions: int, where: Path
     Raises:
         TeacherError: it is another network, or of another action set.
     """
-    state = content.get("model_weights", content)
-    if not isinstance(state, Mapping):
-        raise TeacherError(f"{where}: model_weights is {type(state).__name__}, allowed is a state dict; save it again")
-    known = {f"{name}.{part}" for name in (*_TRUNK, _LAST) for part in ("weight", "bias")} | {"atoms"}
-    if unknown := [str(name)[:80] for name in state if name not in known]:
-        raise TeacherError(
-            f"{where}: has a weight {unknown[0]!r} that neither dqn_atari nor c51_atari has; choose a teacher of those"
-        )
-    trunk, last = take_layers(state, _TRUNK, [_LAST], where)
-    rows = len(last[0].bias)
-    if "atoms" not in state:
-        check_actions(rows, game, actions, where)
-        return BorrowedNetwork(game, actions, trunk, last), "dqn_atari"
-    atoms = one_tensor(state, "atoms", where)
-    found, rest = divmod(rows, len(atoms))
-    if rest:
-        raise TeacherError(f"{where}: {rows} outputs are not {len(atoms)} atoms of each of {actions} actions")
-    check_actions(found, game, actions, where)
-    return BorrowedNetwork(game, actions, trunk, last, Expectation(atoms)), "c51_atari"
+    network = dqn_or_c51(content.get("model_weights", content), _LAYOUT, game, actions, where)
+    return network, "c51_atari" if isinstance(network.readout, Expectation) else "dqn_atari"

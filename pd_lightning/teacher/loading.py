@@ -8,13 +8,13 @@ import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pd_lightning.atari import action_meanings
 from pd_lightning.checkpoints import last_in
-from pd_lightning.teacher import cleanrl, own, zoo
+from pd_lightning.teacher import atari_agents, cleanrl, own, zoo
 from pd_lightning.teacher.agent import Teacher
-from pd_lightning.teacher.archives import TEXT_LIMIT, WEIGHTS_LIMIT, members, read_torch, unpack
+from pd_lightning.teacher.archives import TEXT_LIMIT, WEIGHTS_LIMIT, inflate, members, read_torch, unpack
 from pd_lightning.teacher.borrowed import check_actions
 from pd_lightning.teacher.fault import TeacherError, naming
 from pd_lightning.teacher.hub import fetch, is_hub
@@ -22,7 +22,7 @@ from pd_lightning.teacher.stable_baselines import build_policy, is_policy, parse
 
 FORMATS = (
     "a teacher.safetensors or .ckpt of pd_lightning, a .zip of Stable-Baselines3 (DQN, QR-DQN, PPO, A2C) or its "
-    "policy.pth, or a .cleanrl_model of dqn_atari or c51_atari"
+    "policy.pth, a .cleanrl_model of dqn_atari or c51_atari, or a .gz of Atari Agents"
 )
 
 
@@ -32,8 +32,9 @@ def load_teacher(path: str | os.PathLike[str], game: str | None = None) -> Teach
     Args:
         path: the file; its format is recognised from the content: a file of `save_teacher`; a Lightning checkpoint of
             ours (its last weights); a zip of Stable-Baselines3 (DQN, PPO, A2C) or sb3-contrib (QR-DQN) with a
-            CnnPolicy, or the `policy.pth` in it; CleanRL's dqn_atari and c51_atari. Or a run's folder, which stands for
-            its last checkpoint; or a folder of the Hugging Face Hub, as `hf://sb3/dqn-PongNoFrameskip-v4`.
+            CnnPolicy, or the `policy.pth` in it; CleanRL's dqn_atari and c51_atari; a .gz of Atari Agents. Or a run's
+            folder, which stands for its last checkpoint; or a folder of the Hugging Face Hub, as
+            `hf://sb3/dqn-PongNoFrameskip-v4`.
         game: the game it should play; an error if it plays another. Needed where neither the file nor the folders it
             lies in tell the game, and of a student of several games.
 
@@ -81,6 +82,8 @@ def _read(file: Path, game: str | None) -> Teacher:
         if (policy := _read_zip(opened, file)) is not None:
             return _from_policy(*policy, file, game)
         opened.seek(0)
+        if head.startswith(b"\x1f\x8b"):
+            return _from_gzip(opened, file, game)
         content = read_torch(opened, file)
     if isinstance(content, Mapping) and own.is_checkpoint(content):
         return own.from_checkpoint(content, file, game)
@@ -93,7 +96,19 @@ def _read(file: Path, game: str | None) -> Teacher:
     raise TeacherError(f"{file}: holds something else than a teacher: allowed is {FORMATS}")
 
 
-def _read_zip(opened: Any, file: Path) -> tuple[Any, dict[str, Any]] | None:
+def _from_gzip(opened: IO[bytes], file: Path, game: str | None) -> Teacher:
+    """The teacher in a packed checkpoint of Atari Agents."""
+    with tempfile.TemporaryFile() as weights:
+        inflate(opened, weights, WEIGHTS_LIMIT, file)
+        content = read_torch(weights, file)
+    if not isinstance(content, Mapping) or not atari_agents.is_model(content):
+        raise TeacherError(f"{file}: holds something else than a teacher: allowed is {FORMATS}")
+    game = zoo.settle_game(file, game, atari_agents.environment_of(file))
+    network, kind = atari_agents.build_model(content, game, len(_meanings(file, game)), file)
+    return Teacher(network, f"{file.parent.name}/{file.stem}", {"format": f"Atari Agents {kind}"})
+
+
+def _read_zip(opened: IO[bytes], file: Path) -> tuple[Any, dict[str, Any]] | None:
     """Weights and settings in a zip of Stable-Baselines3; None if it is no such zip."""
     if not zipfile.is_zipfile(opened):
         return None
