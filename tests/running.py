@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import runpy
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -39,12 +40,13 @@ def train(folder, output, words, environment):
 class Run:
     """A `train.py` in a process group of its own, which is gone when the test is over."""
 
-    def __init__(self, folder, *words):
+    def __init__(self, folder, *words, output="output.txt", environment=None):
         folder.mkdir(exist_ok=True)
-        self.folder, self.output = folder, folder / "output.txt"
+        self.folder, self.output = folder, folder / output
         self.output.touch()
         alone = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder), "COLUMNS": "100"}  # of its own processes too
-        self.process = NURSERY.Process(target=train, args=(folder, self.output, words, {**os.environ, **alone}))
+        known = {**os.environ, **alone, **(environment or {})}
+        self.process = NURSERY.Process(target=train, args=(folder, self.output, words, known))
         with one_thread():
             self.process.start()
 
@@ -80,6 +82,30 @@ class Run:
             os.killpg(self.pid, signal.SIGKILL)
         self.process.kill()  # it may not have a group of its own yet
         self.process.join()
+
+
+def torchrun(folder, *words, ranks=2):
+    """Exit statuses and all that was printed by processes that were started as `torchrun` starts them."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    count = str(ranks)
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test", "GROUP_RANK": "0",
+              "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}  # fmt: skip
+    runs = [
+        Run(
+            folder,
+            *words,
+            output=f"output{rank}.txt",
+            environment={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(ranks)
+    ]
+    try:
+        statuses, outputs = zip(*(run.end() for run in runs), strict=True)
+    finally:
+        for run in runs:
+            run.kill()
+    return statuses, "".join(outputs)
 
 
 @contextlib.contextmanager

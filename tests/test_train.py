@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 import torch
 import yaml
 from conftest import quiet_trainer
-from running import Run, lines
+from running import Run, lines, torchrun
 
 from pd_lightning.callbacks import SEEDS
 from pd_lightning.datamodule import TeacherDatasets
@@ -163,13 +163,19 @@ def data(datasets):
     return TeacherDatasets(str(datasets), ["pong", "breakout"], batch_size=64, validation=0.25, threads=1)
 
 
-def witnesses(folder, root, *words, save_at=0):
+def one_process(*words):
+    """Lightning starts the others."""
+    status, output = Run(*words).end()
+    return (status,), output
+
+
+def witnesses(folder, root, *words, save_at=0, start=one_process):
     """The notes of all ranks of a run."""
     folder.mkdir(exist_ok=True)
     (folder / "witness.py").write_text(WITNESS)
     witness = ["--trainer.callbacks+=witness.Witness", f"--trainer.callbacks.save_at={save_at}"]
-    status, output = Run(folder, *FIT, root, *witness, *words).end()
-    assert status == 0, output
+    statuses, output = start(folder, *FIT, root, *witness, *words)
+    assert not any(statuses), output
     assert ("Starting with 2 processes" in output) == (RANKS[0] in words)
     return notes(folder)
 
@@ -240,7 +246,7 @@ def test_a_run_of_one_game_a_batch_goes_on_with_another_number_of_processes_as_i
     settings += [*GAMES, "--rollouts.every_n_updates=0", "--film.enabled=false"]
     expected = list(expected_of(data, range(8), **flowing))
     assert {tuple(batch) for batch in expected} == {("pong",), ("breakout",)}
-    first = witnesses(tmp_path / "two", root, *RANKS, *settings, save_at=3)
+    first = witnesses(tmp_path / "two", root, *RANKS, *settings, save_at=3, start=torchrun)
     assert list(joined(first)) == expected
     assert first[0]["weights"] == first[1]["weights"]
     for rank in first:  # a head that a batch does not train gets no gradient, so its optimizer leaves it alone
