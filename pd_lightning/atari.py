@@ -150,6 +150,21 @@ def build(
     )
 
 
+def check_fire(game: str, option: str) -> int:
+    """The number of FIRE among a game's actions.
+
+    Args:
+        game: the game.
+        option: that asked for it, for the error.
+
+    Raises:
+        ValueError: the game has none.
+    """
+    if "FIRE" not in (meanings := action_meanings(game)):
+        raise ValueError(f"{game} has no FIRE among its actions ({', '.join(meanings)}): choose {option} false")
+    return meanings.index("FIRE")
+
+
 class Lives:
     """FIRE after a lost life, for teachers that were trained with somebody pressing it for them.
 
@@ -162,10 +177,7 @@ class Lives:
     """
 
     def __init__(self, game: str, parallel: int) -> None:
-        meanings = action_meanings(game)
-        if "FIRE" not in meanings:
-            raise ValueError(f"{game} has no FIRE among its actions ({', '.join(meanings)}): leave the fire switch off")
-        self._fire = meanings.index("FIRE")
+        self._fire = check_fire(game, "fire")
         self._lives = np.zeros(parallel, np.int64)
 
     def begin(self, places: np.ndarray) -> None:

@@ -27,7 +27,7 @@ from pd_lightning.checkpoints import (
     refuse_other_weights,
 )
 from pd_lightning.ending import report
-from pd_lightning.folder import RunConfig, checkpoint_folders, claim_folder, own_loggers
+from pd_lightning.folder import RunConfig, checkpoint_folders, claim_folder, forget_stop, job_folder, own_loggers
 from pd_lightning.machine import fastest_precision, keep_freed_memory
 from pd_lightning.networks import parameter_count
 from pd_lightning.parser import Parser, fail
@@ -80,7 +80,7 @@ class DistillationCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Chooses the precision that is fastest where it runs, unless one was given."""
         trainer = self.config[str(self.subcommand)].trainer
-        if trainer.precision is None:
+        if trainer.precision is None and not trainer.plugins:  # a plugin may bring one
             trainer.precision = fastest_precision(trainer.accelerator)
 
     def instantiate_classes(self) -> None:
@@ -100,6 +100,8 @@ class DistillationCLI(LightningCLI):
         if trainer.get("enable_checkpointing") is False:
             self._parser(self.subcommand).callback_keys.remove("checkpoint")
         kwargs["logger"] = own_loggers(trainer.get("logger"), trainer.get("default_root_dir"))
+        if kwargs["logger"] and (folder := job_folder(trainer.get("default_root_dir"))):
+            kwargs["default_root_dir"] = str(folder)
         given = trainer.get("callbacks") or []
         kwargs["callbacks"] = [*given] if isinstance(given, list) else [given]
         bars = any(isinstance(each, ProgressBar) for each in kwargs["callbacks"])
@@ -127,19 +129,18 @@ class DistillationCLI(LightningCLI):
     def after_fit(self) -> None:
         """Keeps the last weights, prints the table and where everything is."""
         seconds = time.monotonic() - self._started
+        forget_stop(self.trainer)
         validated = bool(getattr(self.datamodule, "held_out", None))
         if validated:  # the last validation may be some updates old
             self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
-        checkpoint = self.trainer.checkpoint_callback
         dry = self.trainer.fast_dev_run  # pyright: ignore[reportAttributeAccessIssue]
-        if isinstance(checkpoint, Checkpoint) and checkpoint.dirpath and not dry:
-            if validated and self.trainer.limit_val_batches:
-                checkpoint.judge(self.trainer, "val/", ended=True)
-            if checkpoint.save_last:  # it saves at its own intervals, which need not end where the run ends
-                checkpoint.save(self.trainer, "last.ckpt")
-            if checkpoint.score_key and checkpoint.best_score is None:
-                rank_zero_warn(f"checkpoint.monitor is {checkpoint.score_key!r}, which was not measured: no best.ckpt")
-        report(self.trainer, seconds, self.trainer.global_step)
+        for checkpoint in [] if dry else self.trainer.checkpoint_callbacks:
+            if isinstance(checkpoint, Checkpoint) and checkpoint.dirpath:
+                if validated and self.trainer.limit_val_batches:
+                    checkpoint.judge(self.trainer, "val/", ended=True)
+                if (score := checkpoint.score_key) and checkpoint.best_score is None:
+                    rank_zero_warn(f"checkpoint.monitor is {score!r}, which was not measured: no best.ckpt")
+        report(self.trainer, seconds)
 
     def before_validate(self) -> None:
         """Refuses to score a network that was never trained."""
@@ -160,7 +161,7 @@ class DistillationCLI(LightningCLI):
 
     def after_test(self) -> None:
         """Prints the table."""
-        report(self.trainer, time.monotonic() - self._started, self._checkpoint_updates)
+        report(self.trainer, time.monotonic() - self._started)
 
 
 def our_own(error: BaseException | None) -> BaseException | None:
@@ -213,6 +214,8 @@ def main(args: list[str] | None = None) -> None:
     except MisconfigurationException as error:
         fail(str(error))
     except ValueError as error:
+        if re.match("`val_check_interval` .* less than", str(error)):  # Lightning's, which ours may have provoked
+            fail(f"{error} Or validate once an epoch: --trainer.val_check_interval null")
         if our_own(error) is None:
             raise
         fail(str(our_own(error)))

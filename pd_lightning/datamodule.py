@@ -20,7 +20,7 @@ from pd_lightning.blocks import BLOCK, ShardError
 from pd_lightning.machine import available_memory
 from pd_lightning.recorded import frame_statistics, left_out, open_game, returns_of_teacher
 from pd_lightning.remote import local_root
-from pd_lightning.resuming import ResumeError, refuse_changes, refuse_other_devices
+from pd_lightning.resuming import ResumeError, batches_trained, refuse_changes, refuse_other_devices
 from pd_lightning.streaming import Blocks, Reach, Stream, held_out
 from pd_lightning.streaming.mixing import (
     HeldOut,
@@ -142,7 +142,7 @@ class TeacherDatasets(pl.LightningDataModule):
         if stage == "fit":
             streams = self._streams(choose_reaches(self.blocks, self.sizes, self._room()))
             self.mixture = Mixture(streams, self.mixing, self.weights)
-            self.mixture.batches_given = self._trained()  # a trainer that fits once more goes on
+            self.mixture.batches_given = batches_trained(self.trainer)  # a trainer that fits once more goes on
             self.mixture.repeat_after = self._overfitted(len(self.mixture))
             strategy = self.trainer.strategy
             if self.mixing == "one_game" and len(self.games) > 1 and isinstance(strategy, DDPStrategy):
@@ -211,11 +211,7 @@ class TeacherDatasets(pl.LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """Where the streams are, counted in batches that were trained on, and what the order depends on."""
         reaches = {game: stream.order.reach and list(stream.order.reach) for game, stream in self.streams.items()}
-        return {"batches": self._trained(), "reaches": reaches, **self._order_depends_on()}
-
-    def _trained(self) -> int:
-        assert self.trainer is not None
-        return self.trainer.fit_loop.epoch_loop.batch_progress.total.processed  # pyright: ignore[reportAttributeAccessIssue]
+        return {"batches": batches_trained(self.trainer), "reaches": reaches, **self._order_depends_on()}
 
     def _order_depends_on(self) -> dict[str, Any]:
         keys = ("games", "batch_size", "validation", "seed", "mixing", "weights")

@@ -59,6 +59,8 @@ class PolicyDistillation(pl.LightningModule):
         self.loss, self.perplexity = loss, perplexity
         self.fire: dict[str, bool] = {}  # whether it was pressed for the teachers, and so is for the student
         self.learning_rate, self.warmup = learning_rate, warmup
+        self._calibrated: list[str] = []
+        self._losses: dict[str, Tensor] = {}  # each game's newest: not every batch need hold every game
         self.metrics = nn.ModuleDict({game: nn.ModuleDict({name: MeanMetric() for name in METRICS}) for game in games})
 
     def setup(self, stage: str) -> None:
@@ -80,7 +82,7 @@ class PolicyDistillation(pl.LightningModule):
                     self._accept_logits(game)
                 elif self.temperatures[game] == "auto":
                     self.temperatures[game] = calibrate(data.teacher_q(game), self.perplexity, game)
-                    rank_zero_info(f"{game}: temperature {self.temperatures[game]:.4g}, perplexity {self.perplexity:g}")
+                    self._calibrated.append(game)
             # Ranks that play live have seen different states, and must have one loss.
             self.temperatures = self.trainer.strategy.broadcast(self.temperatures)
             for game, (mean, deviation) in data.statistics().items():
@@ -104,6 +106,8 @@ class PolicyDistillation(pl.LightningModule):
     def on_train_start(self) -> None:
         """A resumed run may be longer than the one before, which left its own learning rate behind: perhaps 0."""
         renew_rate(self.lr_schedulers())
+        for game in self._calibrated:  # said only now: a checkpoint may have brought another
+            rank_zero_info(f"{game}: temperature {self.temperatures[game]:.4g}, perplexity {self.perplexity:g}")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """What was calibrated goes along: a test has no recording to do it again; and how the student is to play."""
@@ -140,10 +144,11 @@ class PolicyDistillation(pl.LightningModule):
             game: LOSSES[self.loss](outputs[game], part.teacher_q, self.temperature(game))
             for game, part in batch.items()
         }
+        self._losses |= {game: loss.detach() for game, loss in losses.items()}
         every = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
         if every and (self.global_step + 1) % every == 0:  # to log what is not written costs small students 2%
-            for game, loss in losses.items():
-                self.log(f"train/{game}/loss", loss.detach(), batch_size=len(batch[game].states))
+            for game, loss in self._losses.items():
+                self.log(f"train/{game}/loss", loss, batch_size=1)
         counts = [len(part.states) for part in batch.values()]
         parts = [loss * (count / sum(counts)) for loss, count in zip(losses.values(), counts, strict=True)]
         return torch.stack(parts).sum()

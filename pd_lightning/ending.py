@@ -16,24 +16,24 @@ from pd_lightning.folder import run_folder
 from pd_lightning.live import LiveTeacher
 from pd_lightning.networks import QNetwork
 from pd_lightning.pqn import PQN, ParallelPlay
+from pd_lightning.resuming import batches_trained
 from pd_lightning.rollout import Returns
 from pd_lightning.summary import results_table
 from pd_lightning.teacher import save_teacher
 
 
-def report(trainer: pl.Trainer, seconds: float, updates: int) -> None:
+def report(trainer: pl.Trainer, seconds: float) -> None:
     """Saves teachers that have learned, prints the table and where everything is; on the first rank alone.
 
     Args:
         trainer: of the run that has ended.
         seconds: that it took.
-        updates: that the weights have behind them.
     """
     folder = run_folder(trainer)
     if not trainer.is_global_zero:
         return
     rollouts = next((each for each in callbacks(trainer) if isinstance(each, Rollouts)), None)
-    teachers = save_teachers(trainer, folder, rollouts, updates) if folder else []
+    teachers = save_teachers(trainer, folder, rollouts) if folder else []
     console = Console()
     if not console.is_terminal:
         console.width = 100  # the table in one piece, in a log file
@@ -55,25 +55,25 @@ def callbacks(trainer: pl.Trainer) -> list[pl.Callback]:
 
 
 def learned(
-    trainer: pl.Trainer, rollouts: Rollouts | None, updates: int
-) -> Iterator[tuple[str, QNetwork, int, Returns | None]]:
+    trainer: pl.Trainer, rollouts: Rollouts | None
+) -> Iterator[tuple[str, QNetwork, int | str, Returns | None]]:
     """Teachers that have learned by reward in this run: game, network, steps that they learned from, score."""
     model, data = trainer.lightning_module, trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
     if isinstance(model, PQN) and isinstance(data, ParallelPlay):
         score = rollouts.scores.get(data.game) if rollouts else None
-        steps = data.steps_after(updates * trainer.accumulate_grad_batches, trainer.world_size)
-        if trainer.state.fn == TrainerFn.TESTING and model.steps_before is not None:
-            steps = model.steps_before  # on as many devices, and in as many games, as it was trained with
-        yield data.game, model.network, steps, score
+        steps = data.steps_after(batches_trained(trainer), trainer.world_size)
+        if trainer.state.fn == TrainerFn.TESTING:  # on as many devices, and in as many games, as it was trained with
+            steps = model.steps_before
+        yield data.game, model.network, steps if steps is not None else "unknown", score
     if isinstance(data, LiveTeacher):
         for game, learner in data.learners.items():
             score = rollouts.teacher_scores.get(game) if rollouts else None
             yield game, learner.network, data.steps_learned(game), score
 
 
-def save_teachers(trainer: pl.Trainer, folder: Path, rollouts: Rollouts | None, updates: int) -> list[Path]:
+def save_teachers(trainer: pl.Trainer, folder: Path, rollouts: Rollouts | None) -> list[Path]:
     """Writes them as files that can be recorded and distilled; of several games, each to a folder of its own."""
-    found = list(learned(trainer, rollouts, updates))
+    found = list(learned(trainer, rollouts))
     command = " ".join(["python", *sys.argv])
     return [
         save_teacher(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning.cli import SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
@@ -70,6 +73,26 @@ def claim_folder(loggers: Sequence[Logger], begins: bool) -> None:
             other._version = first.version
     if begins:
         (Path(first.log_dir) / "checkpoints").mkdir(exist_ok=True)
+
+
+def job_folder(root: str | Path | None) -> Path | None:
+    """Where Lightning keeps the checkpoint of a job that SLURM stops and queues again; nowhere, if SLURM runs none.
+
+    It goes on from whatever such checkpoint lies there: each step of each job has a folder of its own.
+    """
+    if not SLURMEnvironment.detect():
+        return None
+    step = f"{os.environ.get('SLURM_JOB_ID', '')}.{os.environ.get('SLURM_STEP_ID', '0')}"
+    return Path(root or ".").absolute() / NAME / ".slurm" / step
+
+
+def forget_stop(trainer: pl.Trainer) -> None:
+    """A run that is over does not go on from where SLURM stopped it: else it would even be validated as it was then."""
+    folder = Path(trainer.default_root_dir)
+    if folder.parent.name == ".slurm":
+        if trainer.is_global_zero:
+            shutil.rmtree(folder, ignore_errors=True)
+        trainer.strategy.barrier()
 
 
 def checkpoint_folders(trainer: Any) -> Iterator[Path]:

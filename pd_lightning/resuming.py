@@ -43,6 +43,11 @@ def refuse_other_devices(mine: Mapping[str, str], what: str) -> None:
                 )
 
 
+def batches_trained(trainer: Any) -> int:
+    """Batches that a fit has learned from, those before a resumption too; several may have been one update."""
+    return trainer.fit_loop.epoch_loop.batch_progress.total.processed
+
+
 def renew_rate(schedule: Any) -> None:
     """Sets the learning rate to what a schedule says now: a checkpoint brings the rate of its own run, perhaps 0."""
     if not isinstance(schedule, torch.optim.lr_scheduler.LambdaLR):  # --optimizer brings its own, or none

@@ -4,6 +4,7 @@ import csv
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -27,6 +28,7 @@ from pd_lightning.checkpoints import (
 from pd_lightning.datamodule import TeacherDatasets
 from pd_lightning.distillation import PolicyDistillation
 from pd_lightning.resuming import ResumeError
+from pd_lightning.rollout import Returns
 
 
 class Chicken(pl.LightningModule):
@@ -62,10 +64,16 @@ def trainer_of(folder, updates, *callbacks, **settings):
     )
 
 
+def glance(policy, game, *_, **__):
+    """A score without a game: 1 for who walks."""
+    walks = policy(torch.zeros(1, 4, 84, 84, dtype=torch.uint8)).argmax(1).numpy() == 1
+    return Returns(game, "paper", walks.astype(float), np.ones(1, int), np.ones(1, int), False)
+
+
 def cross(folder, monkeypatch, walks, mode):
     """A run of seven updates, played after every second one and at the end; returns the best weights."""
-    monkeypatch.setitem(PROTOCOLS, "short", Protocol("short", epsilon=0.0, noop_max=0, frame_limit=320))
-    play = Rollouts(every_n_updates=2, episodes=1, protocol="short")
+    monkeypatch.setattr("pd_lightning.callbacks.rollouts.play", glance)
+    play = Rollouts(every_n_updates=2, episodes=1)
     keep = Checkpoint("rollout/freeway/return", mode, every_n_train_steps=3)
     trainer_of(folder, 7, play, keep).fit(Chicken(list(walks)), DataLoader([torch.zeros(1)] * 10))  # pyright: ignore
     best = read_checkpoint(folder / "version_0" / "checkpoints" / "best.ckpt")
@@ -94,8 +102,8 @@ def test_less_is_better_where_asked_for(tmp_path, monkeypatch):
 def test_a_resumed_run_has_the_score_of_the_first_one_to_beat(walks, tmp_path, monkeypatch):
     cross(tmp_path, monkeypatch, {4}, "max")
     last = tmp_path / "version_0" / "checkpoints" / "last.ckpt"
-    assert read_checkpoint(last)["global_step"] == 6
-    play = Rollouts(every_n_updates=2, episodes=1, protocol="short")
+    assert read_checkpoint(last)["global_step"] == 7
+    play = Rollouts(every_n_updates=2, episodes=1)
     keep = Checkpoint("rollout/freeway/return", "max", every_n_train_steps=3, dirpath=tmp_path / "new")
     trainer = trainer_of(tmp_path / "again", 8, play, keep)
     trainer.fit(Chicken(walks), DataLoader([torch.zeros(1)] * 10), ckpt_path=last)  # pyright: ignore
@@ -171,6 +179,40 @@ def test_several_best_weights_are_refused_by_name():
         Checkpoint("rollout/pong/return", save_top_k=3)
 
 
+def test_runs_that_share_a_folder_leave_each_others_weights_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr("pd_lightning.callbacks.rollouts.play", glance)
+    left = {}
+    for number, updates in enumerate((2, 4)):
+        keep = Checkpoint("rollout/freeway/return", every_n_train_steps=1, dirpath=tmp_path / "shared", save_top_k=0)
+        trainer = trainer_of(tmp_path / str(number), updates, Rollouts(episodes=1), keep)
+        trainer.fit(Chicken([0]), ten_batches())
+        left |= {path: read_checkpoint(path)["global_step"] for path in (tmp_path / "shared").iterdir()} | left
+    names = {path.name: update for path, update in left.items()}
+    assert names == {"last.ckpt": 2, "best.ckpt": 0, "last-v1.ckpt": 4, "best-v1.ckpt": 0}
+    keep = Checkpoint("rollout/freeway/return", every_n_train_steps=1, dirpath=tmp_path / "shared", save_top_k=0)
+    trainer = trainer_of(tmp_path / "again", 6, Rollouts(episodes=1), keep)
+    trainer.fit(Chicken([6]), ten_batches(), ckpt_path=tmp_path / "shared" / "last-v1.ckpt")
+    assert {path.name for path in (tmp_path / "shared").iterdir()} == names.keys()  # it goes on with its own
+    assert read_checkpoint(tmp_path / "shared" / "last-v1.ckpt")["global_step"] == 6
+
+
+def test_the_last_weights_are_kept_as_they_were_trained_and_not_only_averaged(tmp_path):
+    average = EMAWeightAveraging(decay=0.5)
+    trainer_of(tmp_path, 4, average, Checkpoint(every_n_train_steps=100)).fit(Chicken([]), ten_batches())
+    last = read_checkpoint(tmp_path / "version_0" / "checkpoints" / "last.ckpt")
+    assert (last["global_step"], last["current_model_state"]["weight"]) == (4, -4)
+    assert -4 < last["state_dict"]["weight"] < 0
+
+
+def test_what_a_run_goes_on_from_is_not_saved_again_in_the_middle_of_an_update(tmp_path):
+    every = {"every_n_train_steps": 2, "save_top_k": -1}
+    trainer_of(tmp_path, 3, Checkpoint(**every), accumulate_grad_batches=3).fit(Chicken([]), ten_batches())
+    (saved,) = (tmp_path / "version_0" / "checkpoints").glob("*step=2.ckpt")
+    again = trainer_of(tmp_path / "again", 3, Checkpoint(**every), accumulate_grad_batches=3)
+    again.fit(Chicken([]), ten_batches(), ckpt_path=saved)
+    assert [path.name for path in (tmp_path / "again").rglob("*.ckpt")] == ["last.ckpt"]
+
+
 def test_a_score_of_another_kind_is_not_the_one_to_beat():
     keep = Checkpoint("rollout/pong/return")
     keep.best_score = 18.0
@@ -191,7 +233,6 @@ def test_an_epoch_that_was_cut_short_is_finished_by_who_goes_on(updates, tmp_pat
     keep = Checkpoint(every_n_train_steps=100)
     trainer = trainer_of(tmp_path, updates, keep)
     trainer.fit(Chicken([]), ten_batches())
-    keep.save(trainer, "last.ckpt")
     progress = trainer.fit_loop.epoch_progress.current
     assert progress.ready == progress.processed == progress.completed  # pyright: ignore[reportAttributeAccessIssue]
     last = tmp_path / "version_0" / "checkpoints" / "last.ckpt"
@@ -204,11 +245,11 @@ def test_an_epoch_that_was_cut_short_is_finished_by_who_goes_on(updates, tmp_pat
 def test_who_waits_for_a_score_to_rise_knows_after_a_resumption_what_it_was(tmp_path, monkeypatch):
     cross(tmp_path, monkeypatch, {4}, "max")
     patience = EarlyStopping("rollout/freeway/return", mode="max", patience=9, check_on_train_epoch_end=True)
-    play = Rollouts(episodes=1, protocol="short", at_end=False)
+    play = Rollouts(episodes=1, at_end=False)
     last = tmp_path / "version_0" / "checkpoints" / "last.ckpt"
     trainer = trainer_of(tmp_path / "again", 10, play, patience)
     trainer.fit(Chicken([]), ten_batches(), ckpt_path=last)  # it would end in "not available"
-    assert patience.best_score == 0.0  # of update 6, the last one before
+    assert patience.best_score == 0.0  # of update 7, the last one before
 
 
 @pytest.mark.parametrize("option", ["optimizer", "seed"])

@@ -384,6 +384,7 @@ def test_minibatches_that_do_not_divide_a_round_are_an_error():
     ({"rounds": 0}, "rounds is 0"), ({"parallel": 0}, "parallel is 0"), ({"seed": -1}, "seed is -1: .* at least 0"),
     ({"trace": 1.5}, "trace is 1.5: choose --data.trace from 0 to 1"), ({"epsilon_start": 7}, "epsilon_start is 7"),
     ({"discount": float("nan")}, "discount is nan"),
+    ({"game": "freeway", "fire": True}, "freeway has no FIRE .*choose --data.fire false"),
 ])  # fmt: skip
 def test_settings_of_play_that_make_no_sense_are_refused_by_name(settings, message):
     with pytest.raises(ValueError, match=message):
@@ -391,16 +392,18 @@ def test_settings_of_play_that_make_no_sense_are_refused_by_name(settings, messa
 
 
 def test_a_teacher_that_is_tested_has_learned_from_as_many_steps_as_when_it_was_trained():
-    trained = SimpleNamespace(datamodule=tiny(), global_step=6, accumulate_grad_batches=2, world_size=3)
+    progress = SimpleNamespace(total=SimpleNamespace(processed=13))
+    loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
+    trained = SimpleNamespace(datamodule=tiny(), fit_loop=loop, world_size=3)
     model, checkpoint = PQN({"pong": 6}, "net3"), dict[str, Any]()
     model._trainer = trained  # pyright: ignore[reportAttributeAccessIssue]
     model.on_save_checkpoint(checkpoint)
-    assert checkpoint["steps"] == 6 * 2 // 2 * 2 * 8 * 3
+    assert checkpoint["steps"] == 13 // 2 * 2 * 8 * 3
     model.on_load_checkpoint(checkpoint)
     state = SimpleNamespace(fn=TrainerFn.TESTING)
-    here = {"datamodule": ParallelPlay(), "lightning_module": model, "accumulate_grad_batches": 1, "world_size": 1}
+    here = {"datamodule": ParallelPlay(), "lightning_module": model, "fit_loop": loop, "world_size": 1}
     trainer: Any = SimpleNamespace(state=state, **here)
-    ((game, network, count, score),) = learned_teachers(trainer, None, 6)
+    ((game, network, count, score),) = learned_teachers(trainer, None)
     assert (game, network, count, score) == ("pong", model.network, checkpoint["steps"], None)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from pathlib import Path
@@ -45,6 +46,9 @@ class Checkpoint(ModelCheckpoint):
         super().__init__(save_last=save_last, **kwargs)
         self.score_key, self.sign = monitor, 1 if mode == "max" else -1
         self.best_score: float | None = None
+        self.best_path = (
+            ""  # `best_model_path` is left alone: Lightning would delete that file when it saves newer weights
+        )
         self._before: dict[str, str] = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -66,6 +70,21 @@ class Checkpoint(ModelCheckpoint):
         """A run that goes on does so with its seed and its optimizer, whose state would not fit another."""
         now = {key: value for key, value in _described(trainer).items() if key in self._before}
         refuse_changes(self._before, now, "--seed_everything and --optimizer")
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """What a run goes on from need not be saved again, in the middle of the next update perhaps."""
+        super().on_train_start(trainer, pl_module)
+        self._last_global_step_saved = trainer.global_step
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keeps the last weights too, which need not come when some are due; before averaged ones take their place."""
+        super().on_train_epoch_end(trainer, pl_module)
+        loop = trainer.fit_loop
+        over = trainer.should_stop or loop.epoch_progress.current.processed == trainer.max_epochs
+        dry = trainer.fast_dev_run  # pyright: ignore[reportAttributeAccessIssue]
+        if self.save_last and not dry and (over or trainer.global_step == trainer.max_steps):
+            self.last_model_path = self.save(trainer, self.last_model_path, "last")
+            self._last_checkpoint_saved = self.last_model_path
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -113,11 +132,12 @@ class Checkpoint(ModelCheckpoint):
             return
         if self.best_score is None or self.sign * score > self.sign * self.best_score:
             self.best_score = score
-            # `best_model_path` is left alone: Lightning would delete that file when it saves newer weights.
-            self.save(trainer, "best.ckpt")
+            self.best_path = self.save(trainer, self.best_path, "best")
 
-    def save(self, trainer: pl.Trainer, name: str) -> None:
-        """Saves everything under a name beside the other checkpoints.
+    def save(self, trainer: pl.Trainer, mine: str, name: str) -> str:
+        """Saves everything under a name beside the other checkpoints; returns the file.
+
+        It is `mine`, if this run has written one already. What another run has left in the same folder stays.
 
         Lightning counts an epoch that was cut short (by max_steps, max_time, early stopping) as a whole one once it has
         ended. Whoever went on from there would miss the rest of it: it is saved as the part that it is.
@@ -128,12 +148,18 @@ class Checkpoint(ModelCheckpoint):
         before = progress.processed, progress.completed
         if cut:
             progress.processed, progress.completed = progress.ready - 1, progress.ready - 1
-        trainer.save_checkpoint(Path(self.dirpath or ".") / name, weights_only=False)
+        for number in itertools.count():
+            path = mine or str(Path(self.dirpath or ".") / f"{name}{f'-v{number}' if number else ''}.ckpt")
+            if mine or not self.file_exists(path, trainer):
+                break
+        trainer.save_checkpoint(path, weights_only=False)
         progress.processed, progress.completed = before
+        return path
 
     def state_dict(self) -> dict[str, Any]:
         """Lightning's, and the score that is to be beaten."""
         best = {"best_score": self.best_score, "score_key": self.score_key, "sign": self.sign}
+        best["best_path"] = self.best_path
         return {**super().state_dict(), **best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -141,6 +167,8 @@ class Checkpoint(ModelCheckpoint):
         super().load_state_dict(state_dict)
         if (state_dict.get("score_key"), state_dict.get("sign")) == (self.score_key, self.sign):  # else of another kind
             self.best_score = state_dict.get("best_score")
+            if self.dirpath == state_dict.get("dirpath"):
+                self.best_path = state_dict.get("best_path", "")
 
 
 def _described(trainer: pl.Trainer) -> dict[str, str]:

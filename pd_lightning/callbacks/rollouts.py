@@ -14,7 +14,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, WeightAveraging
 
-from pd_lightning.atari import named_protocol
+from pd_lightning.atari import check_fire, named_protocol
 from pd_lightning.callbacks.keeping import Checkpoint
 from pd_lightning.callbacks.progress import episode_bar
 from pd_lightning.episodes import episode_seeds
@@ -73,6 +73,11 @@ class Rollouts(Callback):
         self.updates_before = 0  # a test begins to count at 0: the command line says what the checkpoint has behind it
         self._played_at = -1
         self._metrics: dict[str, float] = {}
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuses to press FIRE where there is none, before anything is computed."""
+        for game in getattr(trainer.datamodule, "actions", {}) if self.fire else ():  # pyright: ignore[reportAttributeAccessIssue]
+            check_fire(game, "--rollouts.fire")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The untrained network's score; that of before, for those who wait for one, if the run was resumed."""

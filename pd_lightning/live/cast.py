@@ -62,8 +62,8 @@ def new_recorders(
         return {}
     rules, found = named_protocol(knobs.protocol), {}
     for game, teacher in teachers.items():
-        header = header_of(teacher, rules, knobs.parallel, knobs.seed, fire[game])
-        found[game] = Recorder(Path(folder) / game, replace(header, player=knobs.player), place.rank, place.ranks)
+        header = replace(header_of(teacher, rules, knobs.parallel, knobs.seed, fire[game]), player="both")
+        found[game] = Recorder(Path(folder) / game, header, place.rank, place.ranks)
     return found
 
 

@@ -12,7 +12,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from rich.progress import Progress
 from torch import Tensor
 
-from pd_lightning.atari import action_meanings
+from pd_lightning.atari import action_meanings, check_fire
 from pd_lightning.episodes import Policy
 from pd_lightning.live.cast import load_teachers, new_learners, new_recorders
 from pd_lightning.live.epochs import Epochs
@@ -110,6 +110,8 @@ class LiveTeacher(pl.LightningDataModule):
         self.outputs = {game: self.frozen[game].outputs if self.frozen else "q" for game in games}
         trained = {game: bool(self.frozen) and self.frozen[game].fire for game in games}
         self.fire = {game: trained[game] if fire is None else fire for game in games}
+        for game in games if fire else ():
+            check_fire(game, "--data.fire")
         self.learners: dict[str, Learner] = {}
         self.scored: dict[str, tuple[float, str, bool]] = {}
         self.stage: Stage | None = None

@@ -100,11 +100,6 @@ class Knobs:
         """Rounds that must be in memory for the update of that number, counted from 0."""
         return self.prefill_rounds(ranks) + math.floor(update * self.batch_size * self.fresh / self.round_states(ranks))
 
-    @property
-    def player(self) -> str:
-        """Who acts, as a recording says it: what comes before the first update is the teacher's play in any case."""
-        return "teacher" if self.beta == self.beta_end == 1 else "both"
-
     def beta_at(self, rounds: int, ranks: int) -> float:
         """Probability that the teacher acts, after so many rounds."""
         return linear(self.beta, self.beta_end, self.beta_steps, rounds * self.round_states(ranks))

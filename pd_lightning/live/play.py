@@ -13,7 +13,7 @@ from pd_lightning.atari import Protocol as Rules
 from pd_lightning.episodes import Policy, episode_seeds
 from pd_lightning.teacher import Teacher
 
-LIVE_SEEDS = 6
+LIVE_SEEDS = 7
 """First part of the key of live games' seeds: they are never those of a score, a recording or a teacher's training."""
 
 

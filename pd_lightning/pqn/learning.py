@@ -18,7 +18,7 @@ from pd_lightning.episodes import Policy, policy_of
 from pd_lightning.networks import QNetwork
 from pd_lightning.pqn.games import Minibatch, check_learning
 from pd_lightning.pqn.threads import context_beside
-from pd_lightning.resuming import renew_rate
+from pd_lightning.resuming import batches_trained, renew_rate
 from pd_lightning.teacher import load_teacher
 
 LOGITS_TO_Q = 0.01
@@ -148,8 +148,7 @@ class PQN(pl.LightningModule):
         trainer: Any = self._trainer  # none, if it is saved by other means
         data: Any = getattr(trainer, "datamodule", None)
         if hasattr(data, "steps_after"):
-            batches = trainer.global_step * trainer.accumulate_grad_batches
-            checkpoint["steps"] = data.steps_after(batches, trainer.world_size)
+            checkpoint["steps"] = data.steps_after(batches_trained(trainer), trainer.world_size)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """As it was saved."""

@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from pd_lightning.atari import PROTOCOLS, action_meanings, build, check_game
+from pd_lightning.atari import PROTOCOLS, action_meanings, build, check_fire, check_game
 from pd_lightning.episodes import Policy, episode_seeds
 from pd_lightning.pqn.games import TRAINING_SEEDS, Games, Minibatch, Round, check_learning, linear, minibatches
 from pd_lightning.pqn.threads import half_of_the_cores
@@ -68,6 +68,8 @@ class ParallelPlay(pl.LightningDataModule):
             "--data.",
         )  # fmt: skip
         self.game = check_game(game)
+        if fire:
+            check_fire(game, "--data.fire")
         self.parallel, self.steps, self.rounds = parallel, steps, rounds
         self.passes, self.minibatches = passes, minibatches
         self.discount, self.trace = discount, trace

@@ -19,7 +19,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from pd_lightning.atari import STEPS_PER_HOUR, check_game, named_protocol
+from pd_lightning.atari import STEPS_PER_HOUR, check_fire, check_game, named_protocol
 from pd_lightning.blocks import Shard
 from pd_lightning.machine import chosen_device
 from pd_lightning.recording.filling import Order, fill, fill_on_ray, shard_path
@@ -84,6 +84,8 @@ def record(
         )
     full, rest = divmod(round(hours * STEPS_PER_HOUR), STEPS_PER_HOUR)
     goals = [STEPS_PER_HOUR] * full + [rest] * (rest > 0)
+    if fire:
+        check_fire(game, "--fire")
     header = header_of(agent, rules, parallel, seed, agent.fire if fire is None else fire)
     plans = [
         replace(header, shard=number, steps_goal=goal, parallel_games=min(parallel, room_for(goal)))
