@@ -214,8 +214,8 @@ def main(args: list[str] | None = None) -> None:
     except MisconfigurationException as error:
         fail(str(error))
     except ValueError as error:
-        if re.match("`val_check_interval` .* less than", str(error)):  # Lightning's, which ours may have provoked
-            fail(f"{error} Or validate once an epoch: --trainer.val_check_interval null")
+        if re.match(" *`val_check_interval` .* less than", str(error)):  # Lightning's, which ours may have provoked
+            fail(f"{str(error).strip()} Or validate once an epoch: --trainer.val_check_interval null")
         if our_own(error) is None:
             raise
         fail(str(our_own(error)))

@@ -238,6 +238,65 @@ class TestPassesOn:
         best = next(tmp_path.rglob("best.ckpt"))
         assert torch.load(best, weights_only=True)["global_step"] == 2  # validated only when all was over
 
+    def test_another_way_of_keeping_weights_takes_nothing_from_ours(self, datasets, tmp_path):
+        own = ["--trainer.callbacks+=pytorch_lightning.callbacks.ModelCheckpoint", "--trainer.callbacks.save_top_k=0"]
+        rules = ["--checkpoint.monitor=val/pong/loss", "--checkpoint.mode=min", "--checkpoint.every_n_train_steps=5"]
+        main(["fit", f"--data.root={datasets}", *TINY, *own, *rules])
+        for name in ("last", "best"):
+            (path,) = tmp_path.rglob(f"{name}.ckpt")
+            assert torch.load(path, weights_only=True)["global_step"] == 2
+
+    def test_a_precision_may_be_brought_by_a_plugin(self, datasets, tmp_path):
+        plugin = "--trainer.plugins=pytorch_lightning.plugins.precision.Precision"
+        main(["fit", f"--data.root={datasets}", *TINY, plugin])
+        assert list(tmp_path.rglob("last.ckpt"))
+
+    def test_validation_once_an_epoch_is_asked_for_in_two_words_or_explained(self, datasets, refused):
+        once = "--trainer.check_val_every_n_epoch=1"
+        refused("fit", f"--data.root={datasets}", *TINY, once, "--trainer.logger=false",
+                reasons=["val_check_interval", "Or validate once an epoch: --trainer.val_check_interval null"])  # fmt: skip
+        main(["fit", f"--data.root={datasets}", *TINY, once, "--trainer.val_check_interval=null"])
+
+
+class TestJobsOfSlurm:
+    @pytest.fixture(autouse=True)
+    def _as_if_in_a_job(self, monkeypatch):
+        for name, value in {"NTASKS": "1", "JOB_NAME": "job", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}.items():
+            monkeypatch.setenv(f"SLURM_{name}", value)
+
+    @staticmethod
+    def stopped(job, last):
+        """What Lightning leaves of a job that is stopped."""
+        folder = Path("lightning_logs/.slurm", f"{job}.0")
+        folder.mkdir(parents=True)
+        return Path(shutil.copy(last, folder / "hpc_ckpt_1.ckpt"))
+
+    def test_a_job_that_was_stopped_goes_on_and_ends_with_its_own_last_weights(
+        self, datasets, last, tmp_path, monkeypatch
+    ):
+        monkeypatch.setenv("SLURM_JOB_ID", "7")
+        stop, other = self.stopped(7, last), self.stopped(8, last)
+        main(["fit", f"--data.root={datasets}", *TINY, *LONGER])
+        kept = torch.load(tmp_path / "lightning_logs/version_0/checkpoints/last.ckpt", weights_only=True)
+        assert kept["global_step"] == 4
+        assert kept["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["processed"] == 4
+        assert not torch.equal(
+            kept["state_dict"]["student.trunk.hidden.weight"], weights(last)["student.trunk.hidden.weight"]
+        )
+        assert not stop.exists()  # nothing is left to go on with
+        assert other.exists()
+
+    def test_a_job_does_not_go_on_with_another_job(self, datasets, last, tmp_path, monkeypatch):
+        monkeypatch.setenv("SLURM_JOB_ID", "9")
+        self.stopped(8, last)
+        main(["fit", f"--data.root={datasets}", *TINY, "--model.loss=nll"])
+        kept = torch.load(tmp_path / "lightning_logs/version_0/checkpoints/last.ckpt", weights_only=True)
+        assert (kept["global_step"], kept["hyper_parameters"]["loss"]) == (2, "nll")
+        assert torch.load(last, weights_only=True)["global_step"] == 2
+        assert not torch.equal(
+            kept["state_dict"]["student.trunk.hidden.weight"], weights(last)["student.trunk.hidden.weight"]
+        )
+
 
 class TestCheckpoints:
     def test_a_test_scores_a_checkpoint_with_the_options_of_any_data(self, datasets, last, tmp_path, capsys):

@@ -100,6 +100,14 @@ def test_the_loss_of_an_update_is_the_mean_over_the_states_of_all_games_whose_ow
     assert logged[0] != logged[1]
 
 
+def test_where_batches_hold_one_game_the_newest_loss_of_every_game_is_logged(datasets):
+    data = TeacherDatasets(str(datasets), BOTH, batch_size=32, validation=0, threads=1, mixing="one_game")
+    trainer = new_trainer(4, limit_val_batches=0)
+    trainer.log_every_n_steps = 4  # pyright: ignore[reportAttributeAccessIssue]
+    trainer.fit(new_student(data), datamodule=data)
+    assert {f"train/{game}/loss" for game in BOTH} <= trainer.callback_metrics.keys()
+
+
 def test_the_learning_rate_rises_during_the_warm_up_and_then_falls_in_a_line_to_zero(datasets):
     diary = fit(datasets, updates=12, warmup=3, learning_rate=0.004)[3]
     rise, fall = [0.001, 0.002, 0.003], [0.004 * left / 9 for left in range(9, 0, -1)]
