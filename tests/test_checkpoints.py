@@ -3,6 +3,7 @@
 import csv
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -205,7 +206,7 @@ def test_the_last_weights_are_kept_as_they_were_trained_and_not_only_averaged(tm
 
 
 def test_what_a_run_goes_on_from_is_not_saved_again_in_the_middle_of_an_update(tmp_path):
-    every = {"every_n_train_steps": 2, "save_top_k": -1}
+    every: Any = {"every_n_train_steps": 2, "save_top_k": -1}
     trainer_of(tmp_path, 3, Checkpoint(**every), accumulate_grad_batches=3).fit(Chicken([]), ten_batches())
     (saved,) = (tmp_path / "version_0" / "checkpoints").glob("*step=2.ckpt")
     again = trainer_of(tmp_path / "again", 3, Checkpoint(**every), accumulate_grad_batches=3)

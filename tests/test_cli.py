@@ -253,8 +253,8 @@ class TestPassesOn:
 
     def test_validation_once_an_epoch_is_asked_for_in_two_words_or_explained(self, datasets, refused):
         once = "--trainer.check_val_every_n_epoch=1"
-        refused("fit", f"--data.root={datasets}", *TINY, once, "--trainer.logger=false",
-                reasons=["val_check_interval", "Or validate once an epoch: --trainer.val_check_interval null"])  # fmt: skip
+        reasons = ["val_check_interval", "Or validate once an epoch: --trainer.val_check_interval null"]
+        refused("fit", f"--data.root={datasets}", *TINY, once, "--trainer.logger=false", reasons=reasons)
         main(["fit", f"--data.root={datasets}", *TINY, once, "--trainer.val_check_interval=null"])
 
 

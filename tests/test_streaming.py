@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from pd_lightning.blocks import CHUNK, Shard, ShardError, find_shards
-from pd_lightning.streaming import Blocks, Reach, Stream, choose_reach, held_out, memory_of, variety
+from pd_lightning.streaming import Blocks, Reach, Stream, choose_reach, held_out, memory_of, variety, window
 from pd_lightning.streaming.__main__ import main
 from pd_lightning.streaming.buffers import BufferPool
 from pd_lightning.streaming.stream import new_workers
@@ -236,6 +236,16 @@ def test_what_is_needed_first_is_decoded_first(datasets, reach, start):
     assert sorted(blocks.sequence[: len(needed)]) == needed.tolist()
 
 
+def test_no_batch_waits_for_what_later_ones_need(datasets, monkeypatch):
+    monkeypatch.setattr(window, "JOB", 1)
+    monkeypatch.setattr(window, "BUSY", 1)
+    blocks = blocks_of(datasets / "pong", kind=Counting)
+    stream = Stream(blocks, 8, 3, Reach(8, 60), workers=AtOnce())
+    for number in range(3):
+        stream.batch(number)
+        assert len(blocks.sequence) <= 16 * (number + 1)  # a piece for each state, and as many more meanwhile
+
+
 def test_the_frames_of_a_stream_stay_within_its_memory(pong):
     tracemalloc.start()
     try:
@@ -243,10 +253,12 @@ def test_the_frames_of_a_stream_stay_within_its_memory(pong):
         for number in range(2 * len(stream)):
             stream.batch(number)
         peak = tracemalloc.get_traced_memory()[1]
+        room = stream._window.slots * slot_bytes(TIGHT.piece)  # pyright: ignore[reportAttributeAccessIssue]
     finally:
         tracemalloc.stop()
     frames = memory_of(pong, 8, TIGHT)
     threads, batches, orders = 4 * np.prod(CHUNK), 3 * 8 * 4 * 84 * 84, 100_000
+    assert room == frames
     assert frames < peak < frames + threads + batches + orders
 
 
@@ -272,11 +284,11 @@ def test_another_thread_may_hold_a_batch(pong):
     for number in range(12):
         batch = stream.batch(number)
         copies.append(batch.states.numpy().copy())
-        threading.Thread(target=held.put, args=(batch.states.view(50, -1),)).start()
+        threading.Thread(target=held.put, args=((number, batch.states.view(50, -1)),)).start()
         del batch
     for _ in range(12):
-        states = held.get(timeout=10).view(50, 4, 84, 84).numpy()
-        assert any(np.array_equal(states, copy) for copy in copies)
+        number, states = held.get(timeout=10)
+        assert np.array_equal(states.view(50, 4, 84, 84).numpy(), copies[number])
 
 
 def test_memory_of_a_batch_that_is_dropped_is_used_again():

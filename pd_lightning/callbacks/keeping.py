@@ -79,10 +79,10 @@ class Checkpoint(ModelCheckpoint):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keeps the last weights too, which need not come when some are due; before averaged ones take their place."""
         super().on_train_epoch_end(trainer, pl_module)
-        loop = trainer.fit_loop
-        over = trainer.should_stop or loop.epoch_progress.current.processed == trainer.max_epochs
+        epochs: Any = trainer.fit_loop.epoch_progress.current
+        over = trainer.should_stop or epochs.processed == trainer.max_epochs or trainer.global_step == trainer.max_steps
         dry = trainer.fast_dev_run  # pyright: ignore[reportAttributeAccessIssue]
-        if self.save_last and not dry and (over or trainer.global_step == trainer.max_steps):
+        if self.save_last and over and not dry:
             self.last_model_path = self.save(trainer, self.last_model_path, "last")
             self._last_checkpoint_saved = self.last_model_path
 

@@ -7,10 +7,10 @@ many threads gather as torch is set to: each then finds in its own cache what it
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -39,13 +39,13 @@ class Job:
         number: of all jobs of a window, as they were asked for.
         slots: where to, int [n].
         pieces: block and first step of each, int [n, 2].
-        frames: done when they are; what a device has yet to copy. None: no thread knows of it.
+        frames: done when they are; what a device has yet to copy.
     """
 
     number: int
     slots: np.ndarray
     pieces: np.ndarray
-    frames: Future[Tensor | None] | None = None
+    frames: Future[Tensor | None] = field(default_factory=Future)
 
 
 class Window:
@@ -62,8 +62,8 @@ class Window:
         self.slots, self.depth = slots, steps + STACK - 1
         self._blocks, self._workers = blocks, workers
         self._jobs: dict[int, Job] = {}  # all that was asked for and not waited for, by number
-        self._queue: deque[Job] = deque()  # those of them that no thread knows of yet
-        self._flying: deque[Future[Tensor | None]] = deque()
+        self._queue: OrderedDict[int, Job] = OrderedDict()  # those of them that no thread knows of yet
+        self._flying: deque[Job] = deque()
         self._count = 0  # of all jobs so far
         self._cold = True  # nothing has arrived since the beginning: threads have most to do, and we have nothing
         self._job_of = np.full(slots, -1)  # which job a slot waits for
@@ -88,7 +88,7 @@ class Window:
             job = Job(self._count, slots[low : low + JOB], pieces[low : low + JOB])
             self._job_of[job.slots] = job.number
             self._jobs[job.number] = job
-            self._queue.append(job)
+            self._queue[job.number] = job
             self._count += 1
 
     @property
@@ -107,17 +107,19 @@ class Window:
         """
         needed = self._pending(slots)
         self._submit(needed)
-        while self._flying and self._flying[0].done():
-            self._flying.popleft()
+        while self._flying and self._flying[0].frames.done():
+            job = self._flying.popleft()
+            if job.number in self._jobs and job.frames.exception() is None:  # else it is raised where it is needed
+                self._finish(job)
         for _ in range(min(len(self._queue), max(BUSY, len(needed)) - len(self._flying))):
-            self._start(self._queue[0])
+            self._start(next(iter(self._queue)))
         self._arrive(slots)
         self._cold = False
 
     def clear(self) -> None:
         """Gives up whatever was asked for, once nobody writes any more."""
-        for job in self._jobs.values():
-            if job.frames is not None and not job.frames.cancel():
+        for job in self._flying:
+            if not job.frames.cancel():
                 job.frames.exception()
         self._jobs.clear()
         self._queue.clear()
@@ -131,14 +133,15 @@ class Window:
         return np.unique(jobs[jobs >= 0]).tolist()
 
     def _submit(self, jobs: list[int]) -> None:
-        """Gives jobs to the threads, and whatever was asked for before them."""
-        while self._queue and jobs and self._queue[0].number <= jobs[-1]:
-            self._start(self._queue[0])
+        """Gives jobs to the threads, if they do not have them."""
+        for number in jobs:
+            if number in self._queue:
+                self._start(number)
 
-    def _start(self, job: Job) -> None:
+    def _start(self, number: int) -> None:
+        job = self._queue.pop(number)
         job.frames = self._workers.submit(self._decode, job.slots.tolist(), job.pieces.tolist())
-        self._flying.append(job.frames)
-        self._queue.popleft()
+        self._flying.append(job)
 
     def _arrive(self, slots: np.ndarray) -> None:
         """Waits for jobs, and does what is left to do when they are done."""
@@ -146,16 +149,19 @@ class Window:
         self._submit(jobs)
         for number in jobs:
             job = self._jobs[number]
-            assert job.frames is not None
             if self._cold and job.frames.cancel():  # no thread has begun: it is sooner done than waited for
                 job.frames = Future()
                 try:
                     job.frames.set_result(self._decode(job.slots.tolist(), job.pieces.tolist()))
                 except Exception as error:  # it is raised now, and whenever the job is asked for again
                     job.frames.set_exception(error)
-            self._settle(job.slots, job.frames.result())
-            self._job_of[job.slots] = -1
-            del self._jobs[number]
+            self._finish(job)
+
+    def _finish(self, job: Job) -> None:
+        """Does what is left to do when a job is done; a device's copies of frames must not pile up in host memory."""
+        self._settle(job.slots, job.frames.result())
+        self._job_of[job.slots] = -1
+        del self._jobs[job.number]
 
     def _decode(self, slots: list[int], pieces: list[list[int]]) -> Tensor | None:
         """Runs in a thread."""
