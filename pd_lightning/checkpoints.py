@@ -9,11 +9,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pytorch_lightning as pl
 import torch
 import yaml
+
+if TYPE_CHECKING:  # whoever loads a teacher has no need of it, and it takes seconds
+    import pytorch_lightning as pl
 
 
 class CheckpointError(ValueError):

@@ -120,6 +120,8 @@ def test_only_so_many_emulators_are_kept_and_the_newest_of_them(emulators, monke
     assert emulators.built == [("pong", 2)] * 3
     played([1, 2], first, parallel=2)
     assert emulators.built == [("pong", 2)] * 4
+    played([1, 2], second, parallel=2)
+    assert emulators.built == [("pong", 2)] * 4
 
 
 def test_a_forked_process_builds_its_own():

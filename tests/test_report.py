@@ -94,6 +94,15 @@ def test_runs_that_differ_in_anything_but_the_seed_are_never_averaged(tmp_path, 
 def test_a_calibrated_temperature_is_called_by_its_perplexity(tmp_path):
     run = read_run(write_run(tmp_path, {"pong": [1.0]}, temperature="auto", perplexity=2.0))
     assert run.student.loss == "kl, perplexity 2"
+    mixed = {"breakout": "auto", "pong": 0.01}
+    run = read_run(write_run(tmp_path, {"pong": [1.0]}, temperature=mixed, perplexity=1.5))
+    assert run.student.loss == f"kl, τ = {mixed}, perplexity 1.5"
+
+
+def test_each_run_by_itself_is_compared_with_the_teacher_that_learned_with_it():
+    values = tuple(np.array([score]) for score in (10.0, 20.0, 30.0))
+    measure = Measure("pong", values, np.concatenate(values), own=values)
+    assert [each.percent for each in measure.singles] == [100, 100, 100]
 
 
 # What is computed
@@ -459,6 +468,20 @@ def test_a_run_that_goes_on_from_a_checkpoint_is_one_with_those_before(tmp_path,
         assert run.folders.split(";") == [str(folder.relative_to(tmp_path)) for folder in (first, last)]
 
 
+def test_a_run_that_was_moved_alone_is_not_joined_with_whoever_has_the_number_of_its_first_attempt(tmp_path):
+    there = write_run(tmp_path, {"pong": [2.0]}, size="net3")
+    gone = tmp_path / "elsewhere" / there.name
+    last = goes_on(tmp_path, gone, {"pong": [5.0]}, updates=(100,), size="net1")
+    (run,) = runs_in([last])
+    assert (list(run.curve["pong"]), run.earlier) == ([100], ())
+
+
+def test_runs_with_other_seeds_of_the_data_are_no_duplicates(tmp_path):
+    for seed in (0, 1):
+        write_run(tmp_path, {"pong": [2.0]}, data={"seed": seed})
+    assert len(runs_in([tmp_path])) == 2
+
+
 def test_a_run_that_was_made_longer_stands_beside_the_one_that_it_began_with(tmp_path):
     short = write_run(tmp_path, {"pong": [2.0]}, more={"trainer": {"max_steps": 100}})
     goes_on(tmp_path, short, {"pong": [5.0]}, updates=(200,), more={"trainer": {"max_steps": 200}})
@@ -473,9 +496,13 @@ def test_a_folder_that_was_left_before_its_settings_were_written_is_left_out(tmp
 
 
 def test_a_resumed_run_is_one_run_with_all_that_its_attempts_played(tmp_path):
-    first = read_run(write_run(tmp_path, {"pong": [2.0]}, updates=(0, 50, 100)))
-    second = read_run(write_run(tmp_path, {"pong": [5.0]}, updates=(50, 75)))
+    folders = [write_run(tmp_path, {"pong": [value]}, updates=updates) for value, updates in
+               ((2.0, (0, 50, 100)), (5.0, (50, 75)))]  # fmt: skip
+    for folder in folders:
+        shutil.copy(folder / "returns.csv", folder / "teacher_returns.csv")
+    first, second = map(read_run, folders)
     whole = joined([first, second])
+    assert list(whole.teacher["pong"]) == list(whole.curve["pong"])
     assert {update: values.tolist() for update, values in whole.curve["pong"].items()} == {0: [-21], 50: [-21], 75: [5]}
     assert (whole.folder, whole.student.updates) == (second.folder, 75)
 

@@ -89,6 +89,13 @@ def test_games_without_a_recording_are_recorded_first_and_without_a_teacher_refu
     assert recording.words[:5] == ("pd_lightning.recording", "--game", "pong", "--hours", "2.0")
 
 
+def test_in_a_mixture_the_student_acts_alone_from_the_middle_of_the_updates_on(tmp_path):
+    for options, batch in (((), 256), (("--data.batch_size=128", "--data.prefill=1000"), 128)):
+        runs = plan(["on-policy"], settings(tmp_path, tmp_path, games=("pong",), updates=1000, options=options)).runs
+        (steps,) = {word for task in runs if "mixture-acts" in task.folder for word in task.words if "beta_steps" in word}
+        assert steps == f"--data.beta_steps={(1000 if options else 5000) + 500 * batch // 8}"
+
+
 # A task
 
 
@@ -223,7 +230,10 @@ def test_settings_that_make_no_sense_are_refused_before_anything_is_run(word, tm
 
 def test_each_gpu_has_a_task_or_tasks_share_the_cores(monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert places(0) == [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-3")
+    assert places(0) == [{"CUDA_VISIBLE_DEVICES": "2"}, {"CUDA_VISIBLE_DEVICES": "GPU-3"}]
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     monkeypatch.setattr("os.cpu_count", lambda: 8)
     assert places(0) == [{}]

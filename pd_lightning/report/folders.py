@@ -88,25 +88,32 @@ def attempts(run: Run) -> list[Run]:
     chain, folder, seen = [run], run.folder.resolve(), set()
     while folder and folder not in seen:
         seen.add(folder)
-        folder = before(folder)
+        folder, moved = before(folder)
         if folder and folder not in seen and (folder / "returns.csv").is_file():
-            chain.insert(0, read_run(folder))
+            found = read_run(folder)
+            known = [(each.student.size, each.student.loss, each.student.games, each.seed) for each in (found, run)]
+            if moved and known[0] != known[1]:  # another run, which happens to have its number
+                break
+            chain.insert(0, found)
     return chain
 
 
-def before(folder: Path) -> Path | None:
-    """The folder of the run whose checkpoint this one began with: where it was then, or beside this one's now."""
+def before(folder: Path) -> tuple[Path | None, bool]:
+    """The folder of the run whose checkpoint this one began with, and whether it is not where it was then.
+
+    It may have been moved together with this one: then it lies beside it.
+    """
     checkpoint = settings_of(folder).get("ckpt_path")
-    if not checkpoint:
-        return None
-    then = Path(str(checkpoint)).parent.parent
-    places = [then] if then.is_absolute() else []  # else nobody knows where that began
-    return next((each for each in (*places, folder.parent / then.name) if (each / "config.yaml").is_file()), None)
+    then = Path(str(checkpoint)).parent.parent if checkpoint else folder
+    if then.is_absolute() and then != folder and (then / "config.yaml").is_file():
+        return then, False
+    beside = folder.parent / then.name
+    return (beside, True) if beside != folder and (beside / "config.yaml").is_file() else (None, True)
 
 
 def alike(run: Run) -> tuple:
     """What two attempts at one run have in common."""
-    return replace(run.student, updates=0), run.seed
+    return replace(run.student, updates=0), run.seed, run.data_seed
 
 
 def distinct(runs: Sequence[Run]) -> list[Run]:

@@ -39,7 +39,8 @@ class Measure:
     @property
     def singles(self) -> tuple[Measure, ...]:
         """Each run by itself."""
-        return tuple(Measure(self.game, (values,), self.teacher) for values in self.runs)
+        teachers = self.own or (self.teacher,) * len(self.runs)
+        return tuple(Measure(self.game, (values,), theirs) for values, theirs in zip(self.runs, teachers, strict=True))
 
     @property
     def score(self) -> float:

@@ -72,6 +72,7 @@ class Run:
     Attributes:
         folder: the run's.
         seed: of the weights.
+        data_seed: of the data: another split, or other play.
         student: what was trained.
         curve: returns of the episodes by game and update, float64 [n].
         teacher: the same of the teacher, if it was live.
@@ -80,6 +81,7 @@ class Run:
 
     folder: Path
     seed: int
+    data_seed: int
     student: Student
     curve: dict[str, dict[int, np.ndarray]]
     teacher: dict[str, dict[int, np.ndarray]] = field(default_factory=dict)
@@ -128,7 +130,9 @@ def read_run(folder: Path) -> Run:
         raise ReportError(f"{folder}: config.yaml or returns.csv lacks or garbles {reason}; leave it out") from None
     if not curve:
         raise ReportError(f"{folder}: returns.csv has no episodes; the run was stopped before its first rollout")
-    return Run(folder, seed, Student(*what, max(updates), protocol, fire, root), curve, teacher)
+    return Run(
+        folder, seed, int(data.get("seed") or 0), Student(*what, max(updates), protocol, fire, root), curve, teacher
+    )
 
 
 def normal(root: str) -> str:
@@ -145,11 +149,15 @@ def joined(attempts: Sequence[Run]) -> Run:
             for game, points in mine.items():
                 every[game] |= points
     last = attempts[-1].student.updates
-    kept = {
-        game: {update: points[update] for update in sorted(points) if update <= last} for game, points in curve.items()
-    }
+
+    def kept(found: dict[str, dict[int, np.ndarray]]) -> dict[str, dict[int, np.ndarray]]:
+        return {
+            game: {update: points[update] for update in sorted(points) if update <= last}
+            for game, points in found.items()
+        }
+
     earlier = tuple(attempt.folder for attempt in attempts[:-1])
-    return replace(attempts[-1], curve=kept, teacher=dict(teacher), earlier=earlier)
+    return replace(attempts[-1], curve=kept(curve), teacher=kept(teacher), earlier=earlier)
 
 
 def read_curve(path: Path) -> dict[str, dict[int, np.ndarray]]:
@@ -180,7 +188,9 @@ def describe(config: dict[str, Any], games: tuple[str, ...]) -> tuple[str, str, 
     loss = str(settings.pop("loss", model["class_path"].rsplit(".", 1)[-1]))
     temperature, perplexity = settings.pop("temperature", None), settings.pop("perplexity", None)
     if loss == "kl":
-        loss += f", τ = {temperature}" if temperature != "auto" else f", perplexity {perplexity:g}"
+        loss += f", τ = {temperature}" if temperature != "auto" else ""
+        if "auto" in (temperature.values() if isinstance(temperature, dict) else [temperature]):
+            loss += f", perplexity {perplexity:g}"
     settings.pop("games", None)
     data = config.get("data", {}).get("init_args", {})
     acts = acting(data) if "beta" in data else ""

@@ -121,8 +121,15 @@ def temperature(settings: Settings) -> list[Task]:
 
 
 def on_policy(settings: Settings) -> list[Task]:
-    """Who acts, at the same number of states and updates: the teacher, the student, or first one and then the other."""
-    half = round(settings.updates * 256 * 0.125 / 2)  # of the states that a run plays
+    """Who acts, at the same number of states and updates: the teacher, the student, or more and more the student.
+
+    From the middle of the updates on it acts alone.
+    """
+    given = dict(word.removeprefix("--data.").split("=", 1) for word in settings.options if word.startswith("--data."))
+    prefill, batch, fresh = (
+        float(given.get(name, usual)) for name, usual in (("prefill", 5000), ("batch_size", 256), ("fresh", 0.125))
+    )
+    half = round(prefill + settings.updates * batch * fresh / 2)
     ways = {"teacher": (1, 1, 0), "student": (0, 0, 0), "mixture": (1, 0, half)}
     return [
         fit(settings, f"{game}-net3-{way}-acts", [game], seed, "--model.size=net3", f"--data.beta={first}",

@@ -27,7 +27,9 @@ def places(at_once: int) -> list[dict[str, str]]:
     gpus = torch.cuda.device_count()
     count = at_once or max(gpus, 1)
     if gpus:
-        return [{"CUDA_VISIBLE_DEVICES": str(number % gpus)} for number in range(count)]
+        mask = os.environ.get("CUDA_VISIBLE_DEVICES", "")  # others may be somebody else's
+        names = mask.split(",") if mask else [str(number) for number in range(gpus)]
+        return [{"CUDA_VISIBLE_DEVICES": names[number % gpus]} for number in range(count)]
     return [{"OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // count, 1))} if count > 1 else {} for _ in range(count)]
 
 

@@ -155,19 +155,18 @@ class HeldOut:
     """Validation batches {game: Batch} of one game each; games take turns, so that the first few hold all of them.
 
     Args:
-        streams: one of each game.
-        spare: whether to give one empty batch if there is no stream: Lightning skips a test without batches.
+        streams: one of each game, or none.
     """
 
-    def __init__(self, streams: dict[str, Stream], spare: bool = False) -> None:
-        self.streams, self.spare = streams, spare and not streams
+    def __init__(self, streams: dict[str, Stream]) -> None:
+        self.streams = streams
 
     def __len__(self) -> int:
-        return sum(len(stream) for stream in self.streams.values()) + self.spare
+        return sum(len(stream) for stream in self.streams.values())
 
     def __iter__(self) -> Iterator[dict[str, Batch]]:
-        if self.spare:
-            yield {}
+        if not self.streams:
+            return
         games = list(self.streams)
         whose, before = even_turns(np.array([len(stream) for stream in self.streams.values()], int))
         for game, number in zip(whose, before.tolist(), strict=True):  # from the first, also after one that was cut
