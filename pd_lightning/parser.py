@@ -13,7 +13,12 @@ from pytorch_lightning.cli import LightningArgumentParser
 
 from pd_lightning.datamodule import TeacherDatasets
 from pd_lightning.distillation import PolicyDistillation
+from pd_lightning.live import LiveTeacher
+from pd_lightning.pqn import PQN, ParallelPlay
 
+PRESET_OF = {PolicyDistillation: "default", TeacherDatasets: "default", LiveTeacher: "on_policy",
+             ParallelPlay: "teacher", PQN: "teacher"}  # fmt: skip
+"""A preset in which a class is used."""
 CLASS = re.compile(r"key \"(?P<group>model|data)\".*class_path '(?P<module>[\w.]+)\.(?P<name>\w+)'")
 """Whose options an error is about, where it is a class's."""
 
@@ -37,6 +42,8 @@ class Parser(LightningArgumentParser):
             text = re.sub(noise, "", text)
         if "'torch.optim.Optimizer'" in text:
             text += "; the usual optimizer's rate is --model.learning_rate, another's goes with --optimizer CLASS"
+        if listed := re.search(r"Expected a <class 'list'>\. Got value: ([\w, ]+)$", text):
+            text += f"; did you mean '[{listed[1]}]'?"
         text += self._nearest(text)
         named = CLASS.search(text)
         topic = f"--{named['group']}.help {named['name']}" if named else "--help"
@@ -57,6 +64,9 @@ class Parser(LightningArgumentParser):
                 kind = getattr(sys.modules.get(named["module"]), named["name"], kind)
             names = list(inspect.signature(kind).parameters)
             known += names if f'key "{group}"' in text else [f"{group}.{name}" for name in names]
+        for kind, preset in PRESET_OF.items() if named else ():
+            if word in inspect.signature(kind).parameters:
+                return f"; {kind.__name__} has it, as in --config pd_lightning/presets/{preset}.yaml"
         near = difflib.get_close_matches(word, known, n=1, cutoff=0.7)
         return f"; did you mean {near[0]}?" if near else ""
 

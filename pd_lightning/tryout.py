@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from torch import Tensor
 
 from pd_lightning.atari import action_meanings, named_protocol
+from pd_lightning.episodes import Policy
 from pd_lightning.rollout import Returns, play
 from pd_lightning.scores import SCORES
 from pd_lightning.teacher import Teacher
@@ -23,11 +26,14 @@ LIKE_RANDOM = 0.1
 random. In the ten games random play itself, in four episodes, never came so far (20 tries each)."""
 
 
-def try_out(teacher: Teacher, protocol: str, fire: bool, episodes: int, on_episode: Callable[[], None]) -> Returns:
+def try_out(
+    policy: Policy, game: str, protocol: str, fire: bool, episodes: int, on_episode: Callable[[], None]
+) -> Returns:
     """Plays a few episodes by the rules of a recording, with seeds of their own, each for at most `FRAMES`.
 
     Args:
-        teacher: who plays.
+        policy: who plays.
+        game: what.
         protocol: one of `pd_lightning.atari.PROTOCOLS`.
         fire: press FIRE for it at a start and after a lost life.
         episodes: how many, all of them at once.
@@ -36,9 +42,26 @@ def try_out(teacher: Teacher, protocol: str, fire: bool, episodes: int, on_episo
     rules = named_protocol(protocol)
     rules = replace(rules, frame_limit=min(rules.frame_limit, FRAMES))
     return play(
-        teacher, teacher.game, episodes, TRYOUT_SEEDS, protocol=rules, parallel=episodes, fire=fire,
+        policy, game, episodes, TRYOUT_SEEDS, protocol=rules, parallel=episodes, fire=fire,
         on_episode=lambda value: on_episode(),
     )  # fmt: skip
+
+
+def outputs_in_play(teacher: Teacher, protocol: str, fire: bool) -> np.ndarray:
+    """What a teacher says in all states of four such episodes, float32 [S, A].
+
+    What it says in the first minute alone differs by more than half: of Pong's shipped recording the first 160 steps of
+    each episode ask for a temperature of 0.0088, all of it for 0.0039, where their perplexity is to be 2.
+    """
+    said: list[np.ndarray] = []
+
+    def watched(states: Tensor) -> Tensor:
+        outputs = teacher(states)
+        said.append(outputs.cpu().numpy())
+        return outputs
+
+    try_out(watched, teacher.game, protocol, fire, 4, lambda: None)
+    return np.concatenate(said)
 
 
 def plays_like_random(game: str, score: float) -> bool:
@@ -96,7 +119,7 @@ def show_tryout(teacher: Teacher, protocol: str, fire: bool, episodes: int, cons
     def attempt(pressed: bool, name: str) -> Returns:
         with Progress(*columns, console=console, transient=True) as progress:
             bar = progress.add_task(f"{teacher.game} {name}", total=episodes)
-            return try_out(teacher, protocol, pressed, episodes, lambda: progress.advance(bar))
+            return try_out(teacher, teacher.game, protocol, pressed, episodes, lambda: progress.advance(bar))
 
     returns = attempt(fire, "tryout")
     console.print(comparison(returns))

@@ -26,7 +26,7 @@ from pd_lightning.live.cast import total_updates
 from pd_lightning.live.knobs import Knobs
 from pd_lightning.live.learner import Learner, LearningPlayer
 from pd_lightning.live.memory import unpack
-from pd_lightning.live.play import FrozenPlayer
+from pd_lightning.live.play import LIVE_SEEDS, FrozenPlayer
 from pd_lightning.live.recorder import Recorder
 from pd_lightning.losses import kl
 from pd_lightning.pqn import PQN, ParallelPlay
@@ -35,6 +35,7 @@ from pd_lightning.pqn.learning import squared_error
 from pd_lightning.recording import header_of
 from pd_lightning.recording.shards import check_same
 from pd_lightning.teacher import Teacher, load_teacher, save_teacher
+from pd_lightning.temperature import calibrate
 
 SHORT = Protocol("short", epsilon=0.0, frame_limit=200)  # episodes of 50 steps
 
@@ -232,8 +233,7 @@ def stage_of(data):
 
 def student(data, **other):
     torch.manual_seed(0)
-    learns = isinstance(data, LiveTeacher) and data.knobs.learn  # of what a beginner thinks there is no temperature
-    usual = {"warmup": 2, "temperature": 0.01 if learns else "auto"}
+    usual = {"warmup": 2, "temperature": 0.01}
     return PolicyDistillation(data.actions, "net3", **{**usual, **other})
 
 
@@ -281,10 +281,13 @@ def test_a_student_that_follows_comes_nearer(teachers):
     assert far[1] < 0.7 * far[0]
 
 
-def test_automatic_temperature_is_of_what_was_played_and_not_of_a_teacher_that_knows_nothing(teachers):
-    data = live(teachers)
+def test_automatic_temperature_is_of_whole_episodes_and_not_of_a_teacher_that_knows_nothing(teachers, monkeypatch):
+    monkeypatch.setitem(PROTOCOLS, "short", SHORT)
+    data = live(teachers, protocol="short")
     module = run(data, 1, student(data, temperature="auto"))
-    assert 0 < module.temperature("pong") < 100
+    q = data.teacher_q("pong")
+    assert q.shape == (4 * SHORT.frame_limit // 4, 6)
+    assert module.temperature("pong") == calibrate(q, 2.0, "pong")
     data = live(teachers, **LEARNING)
     with pytest.raises(ValueError, match=r"temperature is auto, but the teacher is only beginning to learn"):
         run(data, 1, student(data, temperature="auto"))
@@ -305,11 +308,11 @@ def test_a_learning_teacher_makes_pqns_updates_and_hands_over_what_it_thought_wh
     player.epsilon = 0.3
     part = player.play(None, 1.0)
 
-    games = Games("pong", 2, 6, 0.99, 0.65, False, (6, 0), 1)
+    games = Games("pong", 2, 6, 0.99, 0.65, False, (LIVE_SEEDS, 0), 1)
     found = games.play(other.policy(nullcontext), 0.3)
     assert torch.equal(part.q, found.outputs)
     assert torch.equal(part.states.flatten(0, 1), found.learned.states)
-    order = np.random.default_rng([6, 0, 1])
+    order = np.random.default_rng([LIVE_SEEDS, 0, 1])
     for _ in range(2):
         for rows in np.array_split(order.permutation(12), 2):
             other.optimizer.zero_grad()

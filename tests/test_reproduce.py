@@ -92,7 +92,9 @@ def test_games_without_a_recording_are_recorded_first_and_without_a_teacher_refu
 def test_in_a_mixture_the_student_acts_alone_from_the_middle_of_the_updates_on(tmp_path):
     for options, batch in (((), 256), (("--data.batch_size=128", "--data.prefill=1000"), 128)):
         runs = plan(["on-policy"], settings(tmp_path, tmp_path, games=("pong",), updates=1000, options=options)).runs
-        (steps,) = {word for task in runs if "mixture-acts" in task.folder for word in task.words if "beta_steps" in word}
+        (steps,) = {
+            word for task in runs if "mixture-acts" in task.folder for word in task.words if "beta_steps" in word
+        }
         assert steps == f"--data.beta_steps={(1000 if options else 5000) + 500 * batch // 8}"
 
 

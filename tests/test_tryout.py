@@ -65,14 +65,14 @@ def test_random_play_of_four_episodes_is_called_so():
     noise = torch.Generator().manual_seed(0)
     player = Teacher(tiny_network("breakout"), "random")
     player.forward = uniform
-    found = [try_out(player, "machado", False, 4, lambda: None).mean for _ in range(3)]
+    found = [try_out(player, "breakout", "machado", False, 4, lambda: None).mean for _ in range(3)]
     assert all(plays_like_random("breakout", score) for score in found), found
 
 
 def test_if_the_other_rule_about_fire_makes_it_play_that_is_named_as_the_cause(monkeypatch, shown):
     console, text = shown
 
-    def played(teacher, protocol, fire, episodes, on_episode):
+    def played(teacher, game, protocol, fire, episodes, on_episode):
         return returns("breakout", 40.0 if fire else 0.0, fire=fire)
 
     monkeypatch.setattr(tryout, "try_out", played)
@@ -86,7 +86,7 @@ def test_a_game_without_fire_is_not_tried_with_it(monkeypatch, shown):
     console, text = shown
     fires = []
 
-    def played(teacher, protocol, fire, episodes, on_episode):
+    def played(teacher, game, protocol, fire, episodes, on_episode):
         fires.append(fire)
         return returns("freeway", 0.0)
 
@@ -101,7 +101,7 @@ def test_episodes_are_cut_after_five_minutes_and_the_table_says_so(monkeypatch):
     monkeypatch.setattr(tryout, "FRAMES", 80)
     ended = []
     player = Teacher(tiny_network("pong"), "untrained")
-    found = try_out(player, "endless", False, 3, lambda: ended.append(1))
+    found = try_out(player, "pong", "endless", False, 3, lambda: ended.append(1))
     assert found.steps.tolist() == [20, 20, 20]
     assert len(ended) == 3
     assert "at most" not in str(comparison(returns("pong", 1.0)).title)

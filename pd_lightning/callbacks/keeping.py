@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 import os
 from pathlib import Path
@@ -13,6 +14,8 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.trainer.states import TrainerFn
 
 from pd_lightning.resuming import refuse_changes
+
+log = logging.getLogger("pytorch_lightning.pd_lightning")  # below Lightning's own, whose handler shows it
 
 MEASURED = ("rollout/", "val/")
 """How the keys of scores begin that weights can be chosen by."""
@@ -107,6 +110,14 @@ class Checkpoint(ModelCheckpoint):
         """Lightning would save even in a dry run."""
         if not trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
             super().on_train_end(trainer, pl_module)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Says from where a run that is interrupted can go on."""
+        super().on_exception(trainer, pl_module, exception)
+        if isinstance(exception, KeyboardInterrupt) and trainer.is_global_zero:
+            kept = Path(self.last_model_path)
+            how = f"the same command with --ckpt_path {kept} goes on" if kept.is_file() else "no checkpoint was due yet"
+            log.info(f"stopped after {trainer.global_step:,} updates; {how}")
 
     def judge(self, trainer: pl.Trainer, measured: str, ended: bool = False) -> None:
         """Keeps the weights if theirs is the best score so far.

@@ -25,9 +25,10 @@ from pd_lightning.pqn.threads import context_beside
 from pd_lightning.resuming import ResumeError, refuse_changes
 from pd_lightning.rollout import Returns
 from pd_lightning.streaming.mixing import check_devices
+from pd_lightning.tryout import outputs_in_play
 
 SAMPLE = 4096
-"""How many of the newest states the mean image and the temperature are taken from."""
+"""How many of the newest states the mean image is taken from."""
 
 
 class LiveTeacher(pl.LightningDataModule):
@@ -129,7 +130,9 @@ class LiveTeacher(pl.LightningDataModule):
         return {game: image_statistics(frames.cpu().numpy()) for game, frames in newest.items()}
 
     def teacher_q(self, game: str) -> np.ndarray:
-        """What the teacher thought of what is in memory, float32 [S, A].
+        """What the teacher thinks in a few episodes that it plays for this alone, float32 [S, A].
+
+        What is in memory before the first update are the starts of episodes.
 
         Raises:
             ValueError: it has not learned anything yet.
@@ -139,8 +142,8 @@ class LiveTeacher(pl.LightningDataModule):
                 "temperature is auto, but the teacher is only beginning to learn, and its Q-values will change: choose "
                 "--model.temperature 0.01, or another number"
             )
-        assert self.stage is not None
-        return self.stage.memories[game].newest(SAMPLE).teacher_q.cpu().numpy()
+        rank_zero_info(f"{game}: the teacher plays four episodes, to calibrate the temperature on")
+        return outputs_in_play(self.frozen[game], self.knobs.protocol, self.fire[game])
 
     def unscored_teachers(self, protocol: str) -> dict[str, Policy]:
         """Those whose scores by a protocol are not known: frozen ones once, learning ones always, as they are now."""

@@ -26,6 +26,9 @@ class Episode:
 class Recorder:
     """Writes whole episodes to shards of an hour; one that is not over when play ends is left out.
 
+    Attributes:
+        episodes: that were written.
+
     Args:
         folder: the game's.
         header: of all shards, but for their numbers.
@@ -44,7 +47,7 @@ class Recorder:
             raise ShardError(f"{folder}: {error.strerror}; choose another --data.record_to") from None
         taken = [int(path.stem) for path in folder.glob("[0-9]*.h5") if path.stem.isdecimal()]
         self._number = (max(taken, default=-1) // ranks + 1) * ranks + rank
-        self._ranks = ranks
+        self._ranks, self.episodes = ranks, 0
         self._packer, self._unpacker = zstandard.ZstdCompressor(3), zstandard.ZstdDecompressor()
         self.forget()
 
@@ -99,6 +102,7 @@ class Recorder:
             except ShardTaken:  # by another run, meanwhile
                 self._number += self._ranks
         self._number += self._ranks
+        self.episodes += len(self._done)
         self._done, self._steps = [], 0
         return path
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed
+from lightning_utilities.core.rank_zero import rank_zero_info
 
 from pd_lightning.atari import STACK, named_protocol
 from pd_lightning.episodes import Policy
@@ -114,8 +115,10 @@ class Stage:
             self._thread.shutdown()
             self._thread = None
             torch.set_num_threads(self._cores)
-        for recorder in self._recorders.values():
+        for game, recorder in self._recorders.items():
             recorder.flush()
+            rank_zero_info(f"{game}: {recorder.episodes:,} whole episodes were recorded in {recorder.folder}")
+        self._recorders = {}
 
     def _start(self) -> None:
         """Begins all games, from seeds that follow from the number of rounds before."""

@@ -54,8 +54,8 @@ def record(
         game: the game, in the emulator's snake case (ms_pacman).
         hours: of play at 60 frames a second; 54,000 steps each. The paper recorded 10.
         root: where datasets live; shards go to ROOT/GAME/0000.h5, 0001.h5, ...
-        teacher: a file of ours, of Stable-Baselines3 or of CleanRL, or hf://OWNER/NAME on the Hugging Face Hub
-            (default: ROOT/GAME/teacher.safetensors).
+        teacher: a file of ours, of Stable-Baselines3, CleanRL or Atari Agents, a run's folder, or hf://OWNER/NAME on
+            the Hugging Face Hub (default: ROOT/GAME/teacher.safetensors, or else datasets/GAME/teacher.safetensors).
         protocol: rules of play: paper, nature or machado.
         fire: press FIRE for the teacher at a start and after each lost life (default: as it was trained).
         parallel: games played side by side, fewer where an hour is not full; all that were begun are finished.
@@ -76,7 +76,8 @@ def record(
         raise ValueError(f"--check is {check}: it must be at least 0")
     rules = named_protocol(protocol)
     folder = Path(root) / check_game(game)
-    file = teacher or str(folder / "teacher.safetensors")
+    usual = [Path(place) / game / "teacher.safetensors" for place in (root, "datasets")]
+    file = teacher or str(next((path for path in usual if path.is_file()), usual[0]))
     agent = load_teacher(file, game).to(chosen_device(device))
     if fire is None and agent.fire:
         print(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from pathlib import Path
 from typing import Literal
 
 from jsonargparse import auto_cli
@@ -93,6 +94,9 @@ def reproduce(
     planned = plan(names, settings)
     for game, reason in planned.left_out.items():
         console.print(f"left out  {game}: {reason}", highlight=False, soft_wrap=True)
+    recorded = ", ".join(Path(task.folder).name for task in planned.recordings)
+    first = f"{hours:g} hours of {recorded} to record first, then " if recorded else ""
+    console.print(f"planned   {first}{len(planned.runs)} runs of {updates:,} updates", highlight=False, soft_wrap=True)
     failed = show(planned.recordings, ray, at_once, console)
     if failed:
         return 1

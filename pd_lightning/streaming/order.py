@@ -74,7 +74,10 @@ def split_episodes(episodes: Sequence[int], share: float, seed: int) -> list[np.
     total = sum(episodes)
     count = max(1, round(share * total)) if share else 0
     if count >= total:
-        raise ValueError(f"holding out {count} of {total} episodes leaves none to learn from: record more, or set 0")
+        raise ValueError(
+            f"holding out {count} of {total} episodes leaves none to learn from: record more (--hours), or hold out "
+            "none, --data.validation 0"
+        )
     held = np.zeros(total, bool)
     held[permutation(total, seed)[:count]] = True
     return np.split(held, np.cumsum(episodes)[:-1])

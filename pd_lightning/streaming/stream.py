@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -153,7 +154,10 @@ class Stream:
 
 def held_out(shards: Sequence[Shard], share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Blocks to learn from and blocks to validate on, as shard and block, int64 [N, 2] each; split by episode."""
-    held = split_episodes([len(shard.returns) for shard in shards], share, seed)
+    try:
+        held = split_episodes([len(shard.returns) for shard in shards], share, seed)
+    except ValueError as error:
+        raise ValueError(f"{Path(shards[0].path).parent}: {error}") from None
     blocks = np.concatenate(
         [np.stack([np.full(shard.n_blocks, i), np.arange(shard.n_blocks)], 1) for i, shard in enumerate(shards)]
     )
