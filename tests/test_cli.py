@@ -448,6 +448,8 @@ class TestCheckpoints:
         ("--trainer.max_stepz=3", ["unrecognized arguments: --trainer.max_stepz", "did you mean trainer.max_steps?"]),
         ("--model.sise=net1", ["did you mean size?"]),
         ("--data.gamez=[pong]", ["did you mean games?"]),
+        ("--data.games=pong,breakout", ["did you mean '[pong,breakout]'?"]),
+        ("--data.beta=0.5", ["LiveTeacher has it", "--config pd_lightning/presets/on_policy.yaml"]),
         ("--modle.size=net1", ["did you mean model.size?"]),
         ("--optimizer.lr=1e-4", ["--model.learning_rate", "--optimizer CLASS"]),
         ("--config=no_such.yaml", ["File does not exist", "no_such.yaml"]),
