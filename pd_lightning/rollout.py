@@ -84,8 +84,8 @@ def play(
         The episodes of this share, in the order of their numbers.
 
     >>> import torch
-    >>> play(lambda states: torch.zeros(len(states), 6), "pong", episodes=2, parallel=2).values.shape
-    (2,)
+    >>> play(lambda states: torch.zeros(len(states), 6), "pong", episodes=1).values.shape
+    (1,)
     """
     rules = protocol if isinstance(protocol, Protocol) else named_protocol(protocol)
     seeds = episode_seeds(episodes, seed)[share[0] :: share[1]]

@@ -16,7 +16,7 @@ from pd_lightning.atari import PROTOCOLS, Protocol
 from pd_lightning.callbacks import Film, Rollouts, UpdatesBar, rollout_metrics
 from pd_lightning.datamodule import TeacherDatasets
 from pd_lightning.distillation import PolicyDistillation
-from pd_lightning.episodes import moments
+from pd_lightning.episodes import episode_seeds, moments
 from pd_lightning.rollout import Returns
 
 
@@ -25,6 +25,17 @@ def _short(monkeypatch):
     """120 steps: in Pong long enough to lose a point or two."""
     monkeypatch.setitem(PROTOCOLS, "short", Protocol("short", frame_limit=480))
     monkeypatch.setitem(PROTOCOLS, "blink", Protocol("blink", frame_limit=40))
+
+
+@pytest.fixture
+def unplayed(monkeypatch):
+    """Scores without games: who asks when and for which episodes is what matters."""
+
+    def noted(policy, game, episodes, seed, *, share, **rules):
+        seeds = episode_seeds(episodes, seed)[share[0] :: share[1]]
+        return Returns(game, rules["protocol"], np.zeros(len(seeds)), np.ones(len(seeds), int), seeds, False)
+
+    monkeypatch.setattr("pd_lightning.callbacks.rollouts.play", noted)
 
 
 def rollouts(**settings):
@@ -95,7 +106,7 @@ def test_without_a_teachers_score_there_is_no_percentage_and_of_a_negative_one_i
     ],
 )
 def test_games_are_played_before_the_first_update_every_so_many_and_at_the_end(
-    settings, updates, played, datasets, tmp_path
+    settings, updates, played, datasets, tmp_path, unplayed
 ):
     fit(datasets, tmp_path, updates, rollouts(episodes=1, **settings))
     assert updates_of(tmp_path) == played
@@ -112,13 +123,13 @@ def test_no_checkpoint_says_that_a_run_is_over_before_its_last_score(updates, li
     assert happened.index(("score", 3)) < happened.index(("saved", 3))
 
 
-def test_batches_whose_gradients_are_gathered_for_one_update_are_not_scored_one_by_one(datasets, tmp_path):
+def test_batches_whose_gradients_are_gathered_for_one_update_are_not_scored_one_by_one(datasets, tmp_path, unplayed):
     callback = rollouts(episodes=1, every_n_updates=1, at_start=False)
     fit(datasets, tmp_path, 2, callback, accumulate_grad_batches=3)
     assert updates_of(tmp_path) == [1, 2]
 
 
-def test_a_resumed_run_does_not_play_again_what_was_scored_before_the_checkpoint(datasets, tmp_path):
+def test_a_resumed_run_does_not_play_again_what_was_scored_before_the_checkpoint(datasets, tmp_path, unplayed):
     trainer, *_ = fit(datasets, tmp_path / "a", 4, rollouts(episodes=1, every_n_updates=2))
     trainer.save_checkpoint(tmp_path / "four.ckpt", weights_only=False)
     again = rollouts(episodes=1, every_n_updates=2)
@@ -168,7 +179,7 @@ def test_scores_change_nothing_of_what_is_learned(datasets, tmp_path):
     assert scored.training
 
 
-def test_a_test_plays_episodes_that_no_fit_has_played_and_counts_the_updates_before_it(datasets, tmp_path):
+def test_a_test_plays_episodes_that_no_fit_has_played_and_counts_the_updates_before_it(datasets, tmp_path, unplayed):
     callback = rollouts(episodes=4)
     _, student, data = fit(datasets, tmp_path / "fit", 1, callback)
     callback.updates_before = 1  # as the command line reads from the checkpoint
@@ -179,7 +190,7 @@ def test_a_test_plays_episodes_that_no_fit_has_played_and_counts_the_updates_bef
     assert updates_of(tmp_path / "test") == [1]
 
 
-def test_another_seed_plays_other_episodes(datasets, tmp_path):
+def test_another_seed_plays_other_episodes(datasets, tmp_path, unplayed):
     for seed in (0, 1):
         fit(datasets, tmp_path / str(seed), 1, rollouts(at_start=False, seed=seed))
     assert not {line["seed"] for line in lines(tmp_path / "0")} & {line["seed"] for line in lines(tmp_path / "1")}

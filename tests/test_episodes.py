@@ -8,6 +8,7 @@ import threading
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -73,13 +74,27 @@ def test_emulators_that_nobody_needs_any_more_stand_still(emulators, monkeypatch
     assert back == sorted(zip(pairs, (2, 2, 1), strict=True))
 
 
-def test_other_rules_want_other_emulators(emulators):
-    played([1, 2], parallel=2)
-    played([1, 2], replace(SHORT, sticky=0.25), parallel=2)
-    played([1, 2], replace(SHORT, frame_limit=40), parallel=2)
-    played([1, 2], replace(SHORT, noop_max=0), parallel=2)
-    played([1, 2], parallel=2, fire=True)
-    assert emulators.built == [("pong", 2)] * 5
+@pytest.fixture
+def lent(monkeypatch):
+    """Lends emulators that cannot play, two at a time, and takes them back; says how many were built so far."""
+    built, mine = [], Emulators()
+
+    def fake(game, parallel, protocol, **how):
+        built.append(SimpleNamespace(num_envs=parallel))
+        return built[-1]
+
+    def lend(rules, fire=False):
+        mine.take_back(mine.lend("pong", 2, rules, fire), "pong", rules, fire)
+        return len(built)
+
+    monkeypatch.setattr(lending, "build", fake)
+    return lend
+
+
+def test_other_rules_want_other_emulators(lent):
+    others = [{"sticky": 0.25}, {"frame_limit": 40}, {"noop_max": 0}]
+    assert [lent(replace(SHORT, **other)) for other in ({}, *others)] == [1, 2, 3, 4]
+    assert [lent(SHORT, fire=True), lent(SHORT), lent(replace(SHORT, epsilon=1.0))] == [5, 5, 5]
 
 
 def test_emulators_that_were_left_in_mid_game_are_not_lent_again(emulators):
@@ -112,16 +127,11 @@ def test_two_who_play_at_once_do_not_share(emulators):
     assert emulators.built == [("pong", 1)] * 2
 
 
-def test_only_so_many_emulators_are_kept_and_the_newest_of_them(emulators, monkeypatch):
+def test_only_so_many_emulators_are_kept_and_the_newest_of_them(lent, monkeypatch):
     monkeypatch.setattr(lending, "IDLE_EMULATORS", 4)
     first, second, third = (replace(PAPER, frame_limit=limit) for limit in (40, 60, 80))
-    for rules in (first, second, third, third, second):
-        played([1, 2], rules, parallel=2)
-    assert emulators.built == [("pong", 2)] * 3
-    played([1, 2], first, parallel=2)
-    assert emulators.built == [("pong", 2)] * 4
-    played([1, 2], second, parallel=2)
-    assert emulators.built == [("pong", 2)] * 4
+    assert [lent(rules) for rules in (first, second, third, third, second)] == [1, 2, 3, 3, 3]
+    assert [lent(rules) for rules in (first, second)] == [4, 4]
 
 
 def test_a_forked_process_builds_its_own():

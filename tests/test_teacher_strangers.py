@@ -127,7 +127,7 @@ def test_a_zip_of_two_contents_is_refused(tmp_path, good):
 
 
 def zip_of(path, members, method=zipfile.ZIP_DEFLATED):
-    with zipfile.ZipFile(path, "w", method) as archive:
+    with zipfile.ZipFile(path, "w", method, compresslevel=1) as archive:
         for name, content in members.items():
             archive.writestr(name, content)
     return path
