@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pd_lightning.atari import check_game
 from pd_lightning.blocks import BLOCK, ShardError
-from pd_lightning.machine import available_memory
+from pd_lightning.machine import usual_room
 from pd_lightning.recorded import frame_statistics, left_out, open_game, returns_of_teacher
 from pd_lightning.remote import local_root
 from pd_lightning.resuming import ResumeError, batches_trained, refuse_changes, refuse_other_devices
@@ -46,9 +46,9 @@ class TeacherDatasets(pl.LightningDataModule):
         games: which of them to learn.
         batch_size: states of each game in an update, over all devices; of the one game that an update holds, if mixing
             is one_game.
-        memory: GiB for decoded frames on each device, over all games (default: half of what is free, shared by the
-            devices of a machine). Datasets that fit are decoded once and shuffled perfectly; larger ones flow through
-            it, shuffled as well as it allows, which is said when a run starts.
+        memory: GiB for decoded frames on each device, over all games (default: about half of what is free, shared by
+            the devices of a machine). Datasets that fit are decoded once and shuffled perfectly; larger ones flow
+            through it, shuffled as well as it allows, which is said when a run starts.
         validation: share of the episodes of each game that is held out; at least one episode unless it is 0.
         seed: of the split and of the shuffling.
         threads: that read and decode; 0 is one for every core but one, 1 to 4. Does not change the order.
@@ -140,7 +140,10 @@ class TeacherDatasets(pl.LightningDataModule):
         described = {f"recording of {game}": self._described(game) for game in self.games}
         refuse_other_devices({**described, **self._order_depends_on()}, "--data options and recordings")
         if stage == "fit":
-            streams = self._streams(choose_reaches(self.blocks, self.sizes, self._room()))
+            room = self._room()
+            streams = self._streams(choose_reaches(self.blocks, self.sizes, room))
+            if self.memory is None and any(stream.order.reach for stream in streams.values()):
+                rank_zero_info(f"memory: --data.memory {room / 2**30} gives the same order of states again")
             self.mixture = Mixture(streams, self.mixing, self.weights)
             self.mixture.batches_given = batches_trained(self.trainer)  # a trainer that fits once more goes on
             self.mixture.repeat_after = self._overfitted(len(self.mixture))
@@ -160,7 +163,7 @@ class TeacherDatasets(pl.LightningDataModule):
         if self.memory is not None:
             return int(self.memory * 2**30)
         neighbours = self.trainer.num_devices if self._device.type == "cpu" else 1
-        return self.trainer.strategy.broadcast(available_memory(self._device) // 2 // neighbours)
+        return self.trainer.strategy.broadcast(usual_room(self._device, neighbours))
 
     @property
     def _device(self) -> torch.device:

@@ -62,6 +62,17 @@ def available_memory(device: torch.device | str) -> int:
     return max(0, min([psutil.virtual_memory().available, *_within_limits(Path("/sys/fs/cgroup"))]))
 
 
+def usual_room(device: torch.device | str, neighbours: int = 1) -> int:
+    """Bytes for decoded frames unless they are given: half of what is free, shared by the devices of a machine.
+
+    Rounded down to one of eight steps between two powers of two, so that the same command usually gets the same, and
+    with it the same order of states, although what is free is never twice the same.
+    """
+    room = available_memory(device) // 2 // neighbours
+    step = 1 << max(room.bit_length() - 4, 0)
+    return room // step * step
+
+
 def _within_limits(groups: Path) -> Iterator[int]:
     """What is left of control groups' limits, which psutil does not know of; files cached in them can be given up."""
     for folder, limit, usage, cached in (

@@ -538,6 +538,14 @@ def test_a_shard_that_changes_during_a_fit_gives_the_states_it_had_or_an_error_a
         assert re.search(r"0000\.h5: block \d+ is", error)
 
 
+def test_all_devices_have_the_memory_of_the_first(datasets, monkeypatch):
+    data = attached(datasets)
+    assert data.trainer is not None
+    monkeypatch.setattr(data.trainer.strategy, "broadcast", lambda room: room - 12345)
+    monkeypatch.setattr("pd_lightning.datamodule.usual_room", lambda device, neighbours: 2**30)
+    assert data._room() == 2**30 - 12345
+
+
 def test_nothing_need_be_held_out(datasets):
     module = fit(datasets, data=data_of(datasets, validation=0, games=["breakout"]), max_epochs=2)
     assert len(module.seen) == 6

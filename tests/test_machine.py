@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pd_lightning.machine import _within_limits, available_memory, chosen_device
+from pd_lightning.machine import _within_limits, available_memory, chosen_device, usual_room
 
 GIB = 2**30
 
@@ -45,3 +45,13 @@ def test_a_device_that_is_not_here_is_named(name):
 
 def test_this_machine_has_some_memory():
     assert 2**26 < available_memory("cpu") < 2**50
+
+
+def test_a_little_more_or_less_free_memory_gives_the_same_room_and_never_more_than_its_share(monkeypatch):
+    for free in (2**20 + 12345, 3 * 2**30, 23 * 2**30 + 1, 900 * 2**30):
+        monkeypatch.setattr("pd_lightning.machine.available_memory", lambda device, free=free: free)
+        room = usual_room("cpu", 2)
+        assert free // 4 * 0.87 < room <= free // 4
+        monkeypatch.setattr("pd_lightning.machine.available_memory", lambda device, room=room: 4 * room + room // 9)
+        assert usual_room("cpu", 2) == room
+        assert int(room / 2**30 * 2**30) == room  # said in GiB and given back

@@ -10,7 +10,7 @@ from pathlib import Path
 from jsonargparse import auto_cli
 
 from pd_lightning.blocks import Shard, find_shards
-from pd_lightning.machine import available_memory
+from pd_lightning.machine import usual_room
 from pd_lightning.remote import local_root
 from pd_lightning.streaming.mixing import (
     Mixture,
@@ -48,8 +48,8 @@ def order(
         rank: which of them.
         epoch: counted from 0.
         seed: of the shuffling.
-        memory: GiB for decoded frames, over all games, on each device (default: the devices share half of what is free
-            now). Give what the run says at its start if it does not shuffle perfectly.
+        memory: GiB for decoded frames, over all games, on each device (default: the devices share about half of what is
+            free now). Give what the run says at its start if it does not shuffle perfectly.
         validation: share of the episodes that is held out.
         mixing: balanced (every batch holds every game) or one_game.
         weights: of games, 1 where none is given.
@@ -74,7 +74,7 @@ def order(
     for game in games:
         shards = [Shard(path) for path in find_shards(local / game)]
         blocks[game] = Blocks(shards, held_out(shards, validation, seed)[0])
-    room = available_memory("cpu") // 2 // ranks if memory is None else int(memory * 2**30)
+    room = usual_room("cpu", ranks) if memory is None else int(memory * 2**30)
     reaches = choose_reaches(blocks, sizes, room)
     print_order(Mixture(build_streams(blocks, sizes, reaches, seed, rank, ranks), mixing, every), epoch)
 
