@@ -200,9 +200,9 @@ class TeacherDatasets(pl.LightningDataModule):
             for game, blocks in self.held_out.items()
         })  # fmt: skip
 
-    def test_dataloader(self) -> HeldOut | list[dict]:
-        """The held-out states again; without any, an empty batch, so that a test is at least played."""
-        return self.val_dataloader() if self.held_out else [{}]
+    def test_dataloader(self) -> HeldOut | list[int]:
+        """The held-out states again; without any, a batch of nothing, so that a test is at least played."""
+        return self.val_dataloader() if self.held_out else [0]
 
     def fingerprint(self) -> str:
         """Changes with anything in the recordings that changes what is learned; not with where they lie."""

@@ -175,9 +175,9 @@ class PolicyDistillation(pl.LightningModule):
                 if metric.update_count:
                     self.log(f"val/{game}/{name}", metric, prog_bar=name == "agreement")
 
-    def test_step(self, batch: dict[str, Batch], batch_idx: int) -> None:
-        """As in validation: the states are the held-out ones, and so are the keys."""
-        if batch:
+    def test_step(self, batch: dict[str, Batch] | int, batch_idx: int) -> None:
+        """As in validation: the states are the held-out ones, and so are the keys; of nothing, nothing."""
+        if isinstance(batch, dict):
             self.validation_step(batch, batch_idx)
 
     def on_test_epoch_end(self) -> None:

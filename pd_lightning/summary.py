@@ -36,6 +36,8 @@ def results_table(
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
+    if hasattr(data, "teacher_returns") and scores.keys() - teachers.keys():
+        table.caption = "without a teacher's score: none was recorded under these rules of play"
     table.add_column("game")
     for name in ("teacher", "student ± 95%", "episodes", "of teacher", "parameters (of dqn)", "agreement", "seconds"):
         table.add_column(name, justify="right")

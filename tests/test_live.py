@@ -506,6 +506,18 @@ def test_bad_knobs_are_one_line_on_the_command_line(teachers, capsys, monkeypatc
         assert message in error[-1]
 
 
+def test_a_test_of_a_live_student_is_played(teachers, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    monkeypatch.setitem(PROTOCOLS, "short", SHORT)
+    words = [PRESET["on_policy"], f"--data.teachers={{pong: {teachers['pong']}}}", *SMALL, "--model.temperature=0.01",
+             "--rollouts.protocol=short", f"--trainer.default_root_dir={tmp_path}"]  # fmt: skip
+    main(["fit", *words, "--trainer.max_steps=2"])
+    words = [word for word in words if "minibatches" not in word]
+    main(["test", *words, "--ckpt_path=last", "--rollouts.episodes=3"])
+    assert len(lines(tmp_path / "lightning_logs/version_1/returns.csv")) == 3
+    assert len(lines(tmp_path / "lightning_logs/version_1/teacher_returns.csv")) == 3
+
+
 def test_what_asks_for_held_out_states_is_told_that_live_play_has_none(teachers, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["train.py"])
     data = live(teachers)

@@ -199,9 +199,9 @@ class LiveTeacher(pl.LightningDataModule):
         warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")
         return Epochs(self.stage, self.trainer)
 
-    def test_dataloader(self) -> list[dict]:
-        """One empty batch: tests are played, but Lightning wants some data."""
-        return [{}]
+    def test_dataloader(self) -> list[int]:
+        """A batch of nothing: tests are played, but Lightning wants some data."""
+        return [0]
 
     def state_dict(self) -> dict[str, Any]:
         """What was played and learned, and under which settings."""
