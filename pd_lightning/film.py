@@ -11,6 +11,7 @@ from pathlib import Path
 import imageio.v2 as imageio
 import numpy as np
 from PIL import Image, ImageDraw
+from rich.console import Console
 
 from pd_lightning.atari import FRAME_SKIP, FRAMES_PER_SECOND, PROTOCOLS, build, named_protocol
 from pd_lightning.episodes import Policy, moments
@@ -127,17 +128,20 @@ def main() -> int:
                 "from 0 to 2147483647"
             )
         agents = [load_teacher(path, options.game) for path in options.players]
+        if len(games := dict.fromkeys(agent.game for agent in agents)) > 1:
+            raise ValueError(f"players play {', '.join(games)}: choose players of one game")
         steps = max(round(options.seconds * STEPS_PER_SECOND), 1)
         rules = {"protocol": options.protocol, "steps": steps}
         options.output.parent.mkdir(parents=True, exist_ok=True)
-        films = [
-            film(agent, agent.game, options.seed, fire=agent.fire, title=agent.network.size, **rules)
-            for agent in agents
-        ]
-        if options.output.suffix == ".gif":
-            options.output.write_bytes(gif(side_by_side(films)))
-        else:
-            write_mp4(options.output, side_by_side(films))
+        with Console(stderr=True).status(f"filming {agents[0].game}"):
+            films = [
+                film(agent, agent.game, options.seed, fire=agent.fire, title=agent.network.size, **rules)
+                for agent in agents
+            ]
+            if options.output.suffix == ".gif":
+                options.output.write_bytes(gif(side_by_side(films)))
+            else:
+                write_mp4(options.output, side_by_side(films))
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

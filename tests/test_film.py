@@ -154,12 +154,14 @@ def test_the_command_films_players_side_by_side(teachers, tmp_path, monkeypatch,
         (["{teacher}", "--output=film.gif", "--seconds=0"], "--seconds is 0.0"),
         (["{teacher}", "--output=film.gif", "--seconds=inf"], "--seconds is inf"),
         (["{teacher}", "--output=film.gif", "--seed=9999999999"], "--seed 9999999999: choose"),
+        (["{teacher}", "{other}", "--output=film.gif"], "players play pong, breakout: choose players of one game"),
         (["no_such.ckpt", "--output=film.gif"], "no_such.ckpt: there is no such file"),
         (["{teacher}", "--output=/proc/none/film.gif"], "/proc/none"),
     ],
 )
 def test_a_film_that_cannot_be_made_is_one_line_and_no_file(words, reason, teachers, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["film", *(word.format(teacher=teachers["pong"]) for word in words)])
+    files = {"teacher": teachers["pong"], "other": teachers["breakout"]}
+    monkeypatch.setattr("sys.argv", ["film", *(word.format(**files) for word in words)])
     assert main() == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
