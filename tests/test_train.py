@@ -116,6 +116,8 @@ def test_ctrl_c_ends_a_fit_at_once_and_leaves_what_can_be_resumed(root, tmp_path
     status, output = run.end(timeout=60)  # a thread that hangs would keep the process
     assert status == 1
     assert "Detected KeyboardInterrupt" in output
+    said = " ".join(output.split())
+    assert re.search(r"stopped after \d+ updates; the same command with --ckpt_path \S+/last\.ckpt goes on", said)
     assert "Traceback" not in output
     assert torch.load(last, weights_only=True)["global_step"] >= 3
 
