@@ -95,9 +95,10 @@ def about(runs: Sequence[Run], seconds: Sequence[float], shards: Recordings) -> 
     updates = each(f"{run.student.updates:,}" for run in runs)
     episodes = each(str(len(values)) for run in runs for values in run.returns.values())
     seeds, rules = each(str(run.seed) for run in runs), each(run.student.protocol for run in runs)
+    many = len(runs) > 1
+    each_one = f", {min(seconds) / 60:.1f} to {max(seconds) / 60:.1f} minutes each" if many else ""
     return (
-        f"{len(runs)} runs of {updates} updates, seeds {seeds}, scored over {episodes} episodes under protocol "
-        f"{rules}; {duration(sum(seconds))} in all, "
-        f"{min(seconds) / 60:.1f} to {max(seconds) / 60:.1f} minutes each, on {machine}; {packages}.\n\n"
+        f"{len(runs)} run{'s' * many} of {updates} updates, seed{'s' * many} {seeds}, scored over {episodes} episodes "
+        f"under protocol {rules}; {duration(sum(seconds))} in all{each_one}, on {machine}; {packages}.\n\n"
         f"Learned from {played or 'live play'}."
     )
