@@ -107,6 +107,16 @@ def gif(pictures: Iterable[np.ndarray], every: int = 2) -> bytes:
     return stream.getvalue()
 
 
+def write_gif(path: Path, pictures: Iterable[np.ndarray]) -> None:
+    """Writes `gif(pictures)`, whole or not at all."""
+    part = path.with_name(f".part-{path.name}")
+    try:
+        part.write_bytes(gif(pictures))
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def main() -> int:
     """`python -m pd_lightning.film PLAYER... --output FILE`: players side by side, in episodes of one seed."""
     parser = argparse.ArgumentParser(prog="python -m pd_lightning.film", description="Films players side by side.")
@@ -138,10 +148,8 @@ def main() -> int:
                 film(agent, agent.game, options.seed, fire=agent.fire, title=agent.network.size, **rules)
                 for agent in agents
             ]
-            if options.output.suffix == ".gif":
-                options.output.write_bytes(gif(side_by_side(films)))
-            else:
-                write_mp4(options.output, side_by_side(films))
+            write = write_gif if options.output.suffix == ".gif" else write_mp4
+            write(options.output, side_by_side(films))
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

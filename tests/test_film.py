@@ -142,6 +142,7 @@ def test_the_command_films_players_side_by_side(teachers, tmp_path, monkeypatch,
     path = str(teachers["pong"])
     monkeypatch.setattr("sys.argv", ["film", path, path, "--output=new/both.gif", "--seconds=2", "--protocol=short"])
     assert main() == 0
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["both.gif"]
     with Image.open(tmp_path / "new/both.gif") as image:
         assert image.size == (320, 210 + CAPTION)
 
