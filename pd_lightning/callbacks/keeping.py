@@ -49,9 +49,7 @@ class Checkpoint(ModelCheckpoint):
         super().__init__(save_last=save_last, **kwargs)
         self.score_key, self.sign = monitor, 1 if mode == "max" else -1
         self.best_score: float | None = None
-        self.best_path = (
-            ""  # `best_model_path` is left alone: Lightning would delete that file when it saves newer weights
-        )
+        self.best_path = ""  # not `best_model_path`, a file that Lightning deletes when it saves newer weights
         self._before: dict[str, str] = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -82,10 +80,8 @@ class Checkpoint(ModelCheckpoint):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keeps the last weights too, which need not come when some are due; before averaged ones take their place."""
         super().on_train_epoch_end(trainer, pl_module)
-        epochs: Any = trainer.fit_loop.epoch_progress.current
-        over = trainer.should_stop or epochs.processed == trainer.max_epochs or trainer.global_step == trainer.max_steps
         dry = trainer.fast_dev_run  # pyright: ignore[reportAttributeAccessIssue]
-        if self.save_last and over and not dry:
+        if self.save_last and (trainer.should_stop or is_last_update(trainer)) and not dry:
             self.last_model_path = self.save(trainer, self.last_model_path, "last")
             self._last_checkpoint_saved = self.last_model_path
 
@@ -159,19 +155,21 @@ class Checkpoint(ModelCheckpoint):
         before = progress.processed, progress.completed
         if cut:
             progress.processed, progress.completed = progress.ready - 1, progress.ready - 1
-        for number in itertools.count():
-            path = mine or str(Path(self.dirpath or ".") / f"{name}{f'-v{number}' if number else ''}.ckpt")
-            if mine or not self.file_exists(path, trainer):
-                break
+        path = mine or self._free(trainer, name)
         trainer.save_checkpoint(path, weights_only=False)
         progress.processed, progress.completed = before
         return path
 
+    def _free(self, trainer: pl.Trainer, name: str) -> str:
+        """The first of NAME.ckpt, NAME-v1.ckpt, ... that is not there, on all devices."""
+        names = (f"{name}-v{number}" if number else name for number in itertools.count())
+        paths = (str(Path(self.dirpath or ".") / f"{each}.ckpt") for each in names)
+        return next(path for path in paths if not self.file_exists(path, trainer))
+
     def state_dict(self) -> dict[str, Any]:
         """Lightning's, and the score that is to be beaten."""
-        best = {"best_score": self.best_score, "score_key": self.score_key, "sign": self.sign}
-        best["best_path"] = self.best_path
-        return {**super().state_dict(), **best}
+        best = {"best_score": self.best_score, "best_path": self.best_path}
+        return {**super().state_dict(), **best, "score_key": self.score_key, "sign": self.sign}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As it was saved."""
@@ -180,6 +178,12 @@ class Checkpoint(ModelCheckpoint):
             self.best_score = state_dict.get("best_score")
             if self.dirpath == state_dict.get("dirpath"):
                 self.best_path = state_dict.get("best_path", "")
+
+
+def is_last_update(trainer: pl.Trainer) -> bool:
+    """Whether no other follows, by the limits of updates and of epochs."""
+    last_epoch = trainer.current_epoch + 1 == trainer.max_epochs
+    return trainer.global_step == trainer.max_steps or (trainer.is_last_batch and last_epoch)
 
 
 def _described(trainer: pl.Trainer) -> dict[str, str]:

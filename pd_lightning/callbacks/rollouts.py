@@ -15,7 +15,7 @@ import torch
 from pytorch_lightning.callbacks import Callback, WeightAveraging
 
 from pd_lightning.atari import check_fire, named_protocol
-from pd_lightning.callbacks.keeping import Checkpoint
+from pd_lightning.callbacks.keeping import Checkpoint, is_last_update
 from pd_lightning.callbacks.progress import episode_bar
 from pd_lightning.episodes import episode_seeds
 from pd_lightning.folder import run_folder
@@ -173,12 +173,6 @@ class Rollouts(Callback):
         gathered = module.all_gather(table).transpose(0, 1).reshape(-1, 3)[: self.episodes].cpu().numpy()
         steps, seeds = gathered[:, 1:].T.astype(int)
         return Returns(game, mine.protocol, gathered[:, 0], steps, seeds, fire)
-
-
-def is_last_update(trainer: pl.Trainer) -> bool:
-    """Whether no other follows, by the limits of updates and of epochs."""
-    last_epoch = trainer.current_epoch + 1 == trainer.max_epochs
-    return trainer.global_step == trainer.max_steps or (trainer.is_last_batch and last_epoch)
 
 
 def fire_rule(trainer: pl.Trainer, game: str, given: bool | None) -> bool:
