@@ -125,10 +125,10 @@ def on_policy(settings: Settings) -> list[Task]:
 
     From the middle of the updates on it acts alone.
     """
-    given = dict(word.removeprefix("--data.").split("=", 1) for word in settings.options if word.startswith("--data."))
-    prefill, batch, fresh = (
-        float(given.get(name, usual)) for name, usual in (("prefill", 5000), ("batch_size", 256), ("fresh", 0.125))
-    )
+    words = (word.partition("=") for word in settings.options)
+    given = {name: value for name, _, value in words if value}
+    usual = {"--data.prefill": 5000, "--data.batch_size": 256, "--data.fresh": 0.125}
+    prefill, batch, fresh = (float(given.get(name) or value) for name, value in usual.items())
     half = round(prefill + settings.updates * batch * fresh / 2)
     ways = {"teacher": (1, 1, 0), "student": (0, 0, 0), "mixture": (1, 0, half)}
     return [
