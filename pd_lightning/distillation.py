@@ -167,22 +167,13 @@ class PolicyDistillation(pl.LightningModule):
             }
             for name, value in values.items():
                 metrics[name].update(value, weight=len(out))  # pyright: ignore
-
-    def on_validation_epoch_end(self) -> None:
-        """Logs each game's metrics, over all ranks."""
-        for game, metrics in self.metrics.items():
-            for name, metric in metrics.items():  # pyright: ignore
-                if metric.update_count:
-                    self.log(f"val/{game}/{name}", metric, prog_bar=name == "agreement")
+                shown = name == "agreement"
+                self.log(f"val/{game}/{name}", metrics[name], shown, on_step=False, on_epoch=True, batch_size=1)  # pyright: ignore
 
     def test_step(self, batch: dict[str, Batch] | int, batch_idx: int) -> None:
         """As in validation: the states are the held-out ones, and so are the keys; of nothing, nothing."""
         if isinstance(batch, dict):
             self.validation_step(batch, batch_idx)
-
-    def on_test_epoch_end(self) -> None:
-        """Logs what validation logs."""
-        self.on_validation_epoch_end()
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Adam with a warm-up and a linear decay; `--optimizer` on the command line takes its place."""

@@ -117,10 +117,8 @@ def geometric_mean(values: ArrayLike) -> np.ndarray:
     [0.0, nan, nan]
     """
     array = np.asarray(values, np.float64)
-    if not len(array):
-        return np.full(array.shape[1:], np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):  # the logarithm of 0 is -inf, that of less is nan
-        return np.exp(np.log(array).mean(0))
+        return stats.gmean(array) if len(array) else np.full(array.shape[1:], np.nan)
 
 
 def interval(returns: Iterable[float]) -> tuple[float, float]:

@@ -1,18 +1,18 @@
 """Teachers and datasets that several test files share: real play, made once, of networks that know nothing."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
-import ale_py
 import pytest
 import pytorch_lightning as pl
 import torch
 
-from pd_lightning import __version__
-from pd_lightning.atari import FRAME_SKIP, PROTOCOLS, action_meanings
-from pd_lightning.blocks import STACK, Header
+from pd_lightning.atari import PROTOCOLS
+from pd_lightning.blocks import Header
 from pd_lightning.networks import QNetwork
 from pd_lightning.recording import record_shard
+from pd_lightning.recording.shards import header_of
 from pd_lightning.teacher import load_teacher, save_teacher
 
 GAMES = {"pong": 6, "breakout": 4}
@@ -55,28 +55,9 @@ def tiny_network(game: str, seed: int = 0) -> QNetwork:
 
 def short_play(game: str, teacher: Path, **other) -> Header:
     """The header of a recording that takes a tenth of a second; `other` are fields that should be different."""
-    agent = load_teacher(teacher)
-    fields = {
-        "game": game,
-        "action_meanings": action_meanings(game),
-        "protocol": "paper",
-        "frame_skip": FRAME_SKIP,
-        "max_pool": True,
-        "stack": STACK,
-        "noop_max": PROTOCOLS["paper"].noop_max,
-        "fire": False,
-        "sticky": 0.0,
-        "epsilon": 0.3,
-        "frame_limit": 300,  # 75 steps: blocks of 32, 32 and 11
-        "seed": 0,
-        "shard": 0,
-        "parallel_games": 2,
-        "steps_goal": 300,  # four episodes
-        "versions": {"pd_lightning": __version__, "ale_py": ale_py.__version__},
-        "teacher": agent.name,
-        "teacher_sha256": agent.sha256,
-    }
-    return Header(**{**fields, **other})
+    shape = header_of(load_teacher(teacher), PROTOCOLS["paper"], parallel=2)
+    # 75 steps, so blocks of 32, 32 and 11; four episodes
+    return replace(shape, **{"game": game, "epsilon": 0.3, "frame_limit": 300, "steps_goal": 300, **other})
 
 
 @pytest.fixture(scope="session")

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import math
 import os
 from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
+from lightning_utilities.core.rank_zero import rank_zero_info
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.trainer.states import TrainerFn
 
 from pd_lightning.resuming import refuse_changes
-
-log = logging.getLogger("pytorch_lightning.pd_lightning")  # below Lightning's own, whose handler shows it
 
 MEASURED = ("rollout/", "val/")
 """How the keys of scores begin that weights can be chosen by."""
@@ -110,10 +108,10 @@ class Checkpoint(ModelCheckpoint):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Says from where a run that is interrupted can go on."""
         super().on_exception(trainer, pl_module, exception)
-        if isinstance(exception, KeyboardInterrupt) and trainer.is_global_zero:
+        if isinstance(exception, KeyboardInterrupt):
             kept = Path(self.last_model_path)
             how = f"the same command with --ckpt_path {kept} goes on" if kept.is_file() else "no checkpoint was due yet"
-            log.info(f"stopped after {trainer.global_step:,} updates; {how}")
+            rank_zero_info(f"stopped after {trainer.global_step:,} updates; {how}")
 
     def judge(self, trainer: pl.Trainer, measured: str, ended: bool = False) -> None:
         """Keeps the weights if theirs is the best score so far.

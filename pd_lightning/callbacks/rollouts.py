@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_info
 from pytorch_lightning.callbacks import Callback, WeightAveraging
 
 from pd_lightning.atari import check_fire, named_protocol
@@ -22,8 +22,6 @@ from pd_lightning.folder import run_folder
 from pd_lightning.rollout import Returns, play
 from pd_lightning.scores import geometric_mean, percent_of_teacher
 from pd_lightning.summary import teachers_of
-
-log = logging.getLogger("pytorch_lightning.pd_lightning")  # below Lightning's own, whose handler shows it
 
 SEEDS = {"fit": 2, "test": 3}
 """First part of the key of the seeds of scores: those of a test were never looked at during fit."""
@@ -135,9 +133,9 @@ class Rollouts(Callback):
             append_returns(folder / "returns.csv", updates, self.scores)
             if teachers:
                 append_returns(folder / "teacher_returns.csv", updates, teachers)
-        for player, scores in (("", self.scores), (", the teacher", teachers)) if trainer.is_global_zero else ():
+        for player, scores in (("", self.scores), (", the teacher", teachers)):
             for game, returns in scores.items():
-                log.info(f"update {updates:,}: {game}{player} {returns}")
+                rank_zero_info(f"update {updates:,}: {game}{player} {returns}")
 
     def state_dict(self) -> dict[str, Any]:
         """The last scores."""
