@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-import yaml
 from jsonargparse import auto_cli
 from rich.console import Console
 from rich.progress import track
@@ -24,10 +23,10 @@ from benchmarks.training import bare_update, synchronise
 from pd_lightning.atari import action_meanings
 from pd_lightning.machine import fastest_precision, keep_freed_memory
 from pd_lightning.networks import Student
-from pd_lightning.reproduce.plans import PRESETS
+from pd_lightning.scores import SCORES
 from pd_lightning.streaming import Batch
 
-TEN: list[str] = yaml.safe_load((PRESETS / "multi_task_10.yaml").read_text())["data"]["init_args"]["games"]
+TEN = list(SCORES)
 WARM_UP = 3
 """Turns before the clock starts."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 from scipy.special import gammaln
 
 from pd_lightning.blocks import Shard, find_shards
+from pd_lightning.files import whole
 
 SEGMENT = 64
 """Steps of one episode that count as one sample when batches are judged: neighbours are near copies."""
@@ -110,9 +110,8 @@ class Recorded:
 
     def save(self, path: Path) -> None:
         """Writes it under its name when it is whole."""
-        part = path.with_suffix(".part.npz")
-        np.savez(part, digests=self.digests, segments=self.segments)
-        os.replace(part, path)
+        with whole(path) as part:
+            np.savez(part, digests=self.digests, segments=self.segments)
 
     @classmethod
     def load(cls, path: Path) -> Recorded:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.measure import Measurement
+from pd_lightning.report.tables import markdown
 
 Results = dict[str, list[Measurement] | str]
 """For each entry its repetitions, or why there are none."""
@@ -77,12 +78,6 @@ def elsewhere(results: Results) -> float:
     return sum(every) / max(len(every), 1)
 
 
-def markdown(rows: list[list[str]]) -> str:
-    """The table, to be pasted."""
-    head, *body = rows
-    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] + ["---:"] * (len(head) - 1), *body])
-
-
 def show(rows: list[list[str]], about: dict[str, Any]) -> None:
     """Prints the table, what it depends on, and the table as Markdown."""
     shown = Table(*rows[0], title="states delivered, each compared with the recording")
@@ -94,4 +89,4 @@ def show(rows: list[list[str]], about: dict[str, Any]) -> None:
     if (others := about["cores used by other processes"]) > 0.1:
         print(f"The machine was not quiet: other processes used {others} of its cores. Ratios are off, too.\n")
     print(", ".join(f"{name} {value}" for name, value in about.items()), end="\n\n")
-    print(markdown(rows))
+    print(markdown(rows[0], rows[1:]))

@@ -152,7 +152,8 @@ def _pairs(saved: Mapping[str, Any], model: Any, given: set[str]) -> Iterator[tu
     same = _loaded(was) is not None and _loaded(said) is _loaded(was)
     yield "", said.rsplit(".", 1)[-1], said.rsplit(".", 1)[-1] if same else was.removeprefix("pd_lightning.")
     for key in sorted(given & saved.keys() - {"games"}):  # games follow from the data
-        yield f".{key}", model.init_args.get(key), saved[key]
+        given_now = model.init_args.get(key)
+        yield f".{key}", given_now.as_dict() if hasattr(given_now, "as_dict") else given_now, saved[key]
 
 
 def _loaded(path: str) -> Any:

@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from pytorch_lightning.callbacks import ProgressBar
-from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
+from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI, ReduceLROnPlateau
 
 from pd_lightning.callbacks import Checkpoint, Film, Rollouts, UpdatesBar
 from pd_lightning.checkpoints import (
@@ -31,7 +31,7 @@ from pd_lightning.folder import RunConfig, checkpoint_folders, claim_folder, for
 from pd_lightning.machine import fastest_precision, keep_freed_memory
 from pd_lightning.networks import parameter_count
 from pd_lightning.parser import Parser, fail
-from pd_lightning.summary import network_of
+from pd_lightning.summary import network_of, size_of
 
 PRESETS = Path(__file__).parent / "presets"
 SUBCOMMANDS = ("fit", "validate", "test")
@@ -76,6 +76,24 @@ class DistillationCLI(LightningCLI):
                 config.model.init_args.weights = None  # those of the checkpoint count
         elif re.search(r"--ckpt_path[= ](?!null\b)", " ".join(words)):
             fail("--ckpt_path is taken back by a --config after it: give --ckpt_path last")
+
+        self._refuse_what_is_not_used(config, words)
+
+    @staticmethod
+    def _refuse_what_is_not_used(config: Any, words: list[str]) -> None:
+        """Options of the usual optimizer beside another one, and a schedule without one, would be passed over."""
+        if config.get("lr_scheduler") and not config.get("optimizer"):
+            fail("--lr_scheduler is for another optimizer than the usual one: give --optimizer CLASS too")
+        unused = explicit_model_options(words, []) & {"learning_rate", "warmup"} if config.get("optimizer") else ()
+        for name in unused:
+            fail(f"--model.{name} is for the usual optimizer: leave it out, and give --optimizer.lr or --lr_scheduler")
+
+    @staticmethod
+    def configure_optimizers(lightning_module: pl.LightningModule, optimizer: Any, lr_scheduler: Any = None) -> Any:
+        """Lightning's, but schedules count updates, as all does here; what waits for a score is asked once an epoch."""
+        if lr_scheduler is None or isinstance(lr_scheduler, ReduceLROnPlateau):
+            return LightningCLI.configure_optimizers(lightning_module, optimizer, lr_scheduler)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": lr_scheduler, "interval": "step"}}
 
     def before_instantiate_classes(self) -> None:
         """Chooses the precision that is fastest where it runs, unless one was given."""
@@ -122,9 +140,8 @@ class DistillationCLI(LightningCLI):
         claim_folder(self.trainer.loggers, begins=keeps and not self.config.fit.ckpt_path)
         if not self.config.fit.trainer.enable_model_summary:
             network = network_of(self.model)
-            rank_zero_info(
-                f"network: {network.size} of {', '.join(network.games)}, {parameter_count(network):,} parameters"
-            )
+            games = ", ".join(network.games)
+            rank_zero_info(f"network: {size_of(network)} of {games}, {parameter_count(network):,} parameters")
 
     def after_fit(self) -> None:
         """Keeps the last weights, prints the table and where everything is."""

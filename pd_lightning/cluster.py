@@ -16,7 +16,7 @@ RETRIES = 10
 Argument = TypeVar("Argument")
 
 
-class ClusterError(RuntimeError):
+class ClusterError(ValueError):
     """Ray is not installed, there is no cluster at that address, or it gave a piece of work up."""
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import warnings
 from typing import Any
 
@@ -27,6 +26,7 @@ from pd_lightning.streaming.mixing import (
     Mixture,
     batch_sizes,
     build_streams,
+    check_data,
     check_devices,
     check_mixing,
     choose_reaches,
@@ -77,18 +77,11 @@ class TeacherDatasets(pl.LightningDataModule):
         cache: str | None = None,
     ) -> None:
         super().__init__()
-        if not games or len(set(games)) != len(games):
-            raise ValueError(f"games is {games}: name at least one, and each once")
-        if seed < 0:
-            raise ValueError(f"seed is {seed}: choose --data.seed of 0 or more")
+        check_data(games, batch_size, seed, memory)
         if threads < 0:
             raise ValueError(
                 f"threads is {threads}: choose --data.threads of at least 1, or 0 for as many as are usual"
             )
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}: choose --data.batch_size of at least 1")
-        if not (memory is None or 0 < memory < math.inf):
-            raise ValueError(f"memory is {memory}: choose --data.memory, a number of GiB above 0")
         self.games = list(games)
         # Plain numbers, also where a notebook gave numpy's: a checkpoint with anything else does not load.
         self.batch_size, self.validation, self.seed = int(batch_size), float(validation), int(seed)
@@ -132,6 +125,14 @@ class TeacherDatasets(pl.LightningDataModule):
     def statistics(self) -> dict[str, tuple[Tensor, float]]:
         """Mean image float32 [84, 84] and deviation of each game's training states, both in grey levels."""
         return {game: frame_statistics(blocks) for game, blocks in self.blocks.items()}
+
+    def batches(self) -> Mixture:
+        """Batches {game: Batch} for a loop of one's own, on the CPU; each iteration over them is the next epoch."""
+        room = usual_room("cpu") if self.memory is None else int(self.memory * 2**30)
+        reaches = choose_reaches(self.blocks, self.sizes, room)
+        return Mixture(
+            build_streams(self.blocks, self.sizes, reaches, self.seed, 0, 1, self.threads), self.mixing, self.weights
+        )
 
     def setup(self, stage: str) -> None:
         """Makes the streams to learn from; nothing is read yet."""
@@ -191,7 +192,7 @@ class TeacherDatasets(pl.LightningDataModule):
         return self.mixture
 
     def val_dataloader(self) -> HeldOut:
-        """Held-out states in recorded order, one game after the other."""
+        """Held-out states in recorded order; games take turns."""
         assert self.trainer is not None
         ranks = self.trainer.global_rank, self.trainer.world_size
         workers = new_workers(self.threads)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -13,7 +14,7 @@ from torchmetrics import MeanMetric
 from pd_lightning.episodes import Policy, policy_of
 from pd_lightning.losses import LOSSES, kl
 from pd_lightning.networks import SIZES, Student
-from pd_lightning.resuming import renew_rate
+from pd_lightning.resuming import name_class, renew_rate
 from pd_lightning.streaming import Batch
 from pd_lightning.temperature import calibrate, check
 
@@ -55,13 +56,35 @@ class PolicyDistillation(pl.LightningModule):
         if not learning_rate > 0 or warmup < 0:
             raise ValueError(f"learning_rate is {learning_rate}, warmup {warmup}: choose above 0, and 0 or more")
         self.save_hyperparameters()
-        self.student = Student(games, size)
+        self.student: Any = self.build(games, size)
         self.loss, self.perplexity = loss, perplexity
+        self.outputs = "q" if loss == "mse" else "logits"
         self.fire: dict[str, bool] = {}  # whether it was pressed for the teachers, and so is for the student
         self.learning_rate, self.warmup = learning_rate, warmup
         self._calibrated: list[str] = []
         self._losses: dict[str, Tensor] = {}  # each game's newest: not every batch need hold every game
         self.metrics = nn.ModuleDict({game: nn.ModuleDict({name: MeanMetric() for name in METRICS}) for game in games})
+
+    def build(self, games: dict[str, int], size: str) -> nn.Module:
+        """The student. A subclass may build another.
+
+        It has `games`; `centre(game, mean, deviation)`, which takes the statistics of what it is going to see, as
+        `Student.centre` does; and `forward({game: states})`, which gives {game: outputs}, floats [B, A].
+        """
+        return Student(games, size)
+
+    def loss_of(self, game: str, outputs: Tensor, part: Batch) -> Tensor:
+        """The loss of one game's states: a scalar, the mean over them. A subclass may compute another.
+
+        If the outputs become something else by it, it also sets `self.outputs`: to "q", if they become Q-values, to
+        "logits", if they become those of a policy.
+
+        Args:
+            game: the game.
+            outputs: the student's, [B, A].
+            part: what the teacher thought of the same states.
+        """
+        return LOSSES[self.loss](outputs, part.teacher_q, self.temperature(game))
 
     def setup(self, stage: str) -> None:
         """Centres each game's input on its recording; from then on the checkpoint knows.
@@ -76,7 +99,7 @@ class PolicyDistillation(pl.LightningModule):
                     "bf16-mixed or 32-true"
                 )
             data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
-            self.fire = dict(getattr(data, "fire_rules", dict)())
+            self.fire = data.fire_rules()
             for game, outputs in data.outputs.items():
                 if outputs == "logits":
                     self._accept_logits(game)
@@ -90,9 +113,9 @@ class PolicyDistillation(pl.LightningModule):
 
     def _accept_logits(self, game: str) -> None:
         """Logits are a policy already: they are neither Q-values to repeat nor to be sharpened once more."""
-        if self.loss == "mse":
+        if self.outputs == "q":
             raise ValueError(
-                f"loss is mse, but the teacher of {game} was recorded with logits, not Q-values (PPO, A2C or a "
+                f"loss is {self.loss}, but the teacher of {game} was recorded with logits, not Q-values (PPO, A2C or a "
                 "student): choose --model.loss kl, with --model.temperature 1 or auto, or --model.loss nll"
             )
         if self.loss == "kl" and self.temperatures[game] not in (1, "auto"):
@@ -112,6 +135,9 @@ class PolicyDistillation(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """What was calibrated goes along: a test has no recording to do it again; and how the student is to play."""
         checkpoint["temperatures"], checkpoint["fire"] = dict(self.temperatures), dict(self.fire)
+        kind = type(self.student)
+        checkpoint["outputs"], checkpoint["network"] = self.outputs, f"{kind.__module__}.{kind.__qualname__}"
+        name_class(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """As it was saved."""
@@ -134,16 +160,13 @@ class PolicyDistillation(pl.LightningModule):
 
     def policies(self) -> dict[str, Policy]:
         """The student as a player of each game, in the precision of training."""
-        context = self.trainer.precision_plugin.forward_context
+        context = self._trainer.precision_plugin.forward_context if self._trainer else contextlib.nullcontext
         return {game: policy_of(self.student, game, context) for game in self.student.games}
 
     def training_step(self, batch: dict[str, Batch], batch_idx: int) -> Tensor:
         """The mean over all states of the batch, of whichever games they are."""
         outputs = self.student({game: part.states for game, part in batch.items()})
-        losses = {
-            game: LOSSES[self.loss](outputs[game], part.teacher_q, self.temperature(game))
-            for game, part in batch.items()
-        }
+        losses = {game: self.loss_of(game, outputs[game], part) for game, part in batch.items()}
         self._losses |= {game: loss.detach() for game, loss in losses.items()}
         every = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
         if every and (self.global_step + 1) % every == 0:  # to log what is not written costs small students 2%
@@ -156,14 +179,14 @@ class PolicyDistillation(pl.LightningModule):
     def validation_step(self, batch: dict[str, Batch], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Agreement with the teacher, divergence from it, and the loss, on held-out states."""
         outputs = self.student({game: part.states for game, part in batch.items()})
-        for game, (_, teacher_q) in batch.items():
+        for game, part in batch.items():
             out, metrics, temperature = outputs[game], self.metrics[game], self.temperature(game)
-            # A student of mse gives Q-values: it takes the teacher's temperature to read them as a policy.
-            logits = out / temperature if self.loss == "mse" else out
+            # It takes the teacher's temperature to read Q-values as a policy.
+            logits = out / temperature if self.outputs == "q" else out
             values = {
-                "agreement": (out.argmax(1) == teacher_q.argmax(1)).float().mean(),
-                "kl": kl(logits, teacher_q, temperature),
-                "loss": LOSSES[self.loss](out, teacher_q, temperature),
+                "agreement": (out.argmax(1) == part.teacher_q.argmax(1)).float().mean(),
+                "kl": kl(logits, part.teacher_q, temperature),
+                "loss": self.loss_of(game, out, part),
             }
             for name, value in values.items():
                 metrics[name].update(value, weight=len(out))  # pyright: ignore

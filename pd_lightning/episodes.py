@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pd_lightning.atari import STACK, Lives, Protocol
+from pd_lightning.atari import STACK, Lives, Protocol, action_meanings
 from pd_lightning.emulators import EMULATORS
 
 TWO_GROUPS = 8
@@ -25,6 +25,9 @@ TWO_GROUPS = 8
 TOGETHER = 2
 """Emulators that are one vector. All of a vector play until nobody needs any: with few, few play in vain when games end
 one by one. A vector for each would cost a tenth of the time."""
+TRAINING_SEEDS, FIT_SEEDS, TEST_SEEDS, RECORDING_SEEDS, TRYOUT_SEEDS, SCORE_SEEDS, LIVE_SEEDS = range(1, 8)
+"""First parts of the keys of `episode_seeds`, by what is played for: so nobody is scored in games that were learned
+from, recorded, or looked at during fit."""
 Policy = Callable[[Tensor], Tensor]
 """States uint8 [n, 4, 84, 84] on the CPU to outputs [n, A]; the greedy action is the largest output."""
 
@@ -95,6 +98,7 @@ class Group:
 
     def __init__(self, game: str, places: Sequence[tuple[int, int]], protocol: Protocol, fire: bool) -> None:
         self._game, self._protocol, self._fire = game, protocol, fire
+        self._count = len(action_meanings(game))
         self._episodes = np.array([episode for episode, _ in places])  # -1: nobody plays there any more
         self._chance = [np.random.default_rng(seed) for _, seed in places]
         self._lives = Lives(game, len(places)) if fire else None
@@ -124,6 +128,13 @@ class Group:
         self._seen = self._states[self.playing]
         with one_thread(), torch.inference_mode():
             self._outputs = policy(torch.from_numpy(self._seen)).float().cpu().numpy()
+        allowed = len(self.playing), self._count
+        if self._outputs.shape != allowed or not np.isfinite(self._outputs).all():
+            kind = "not all finite" if self._outputs.shape == allowed else f"of shape {list(self._outputs.shape)}"
+            raise ValueError(
+                f"{self._game}: the player's outputs are {kind}, allowed are finite numbers [{allowed[0]} states, "
+                f"{allowed[1]} actions], one for each action of the game's minimal set"
+            )
         self._actions[self.playing] = self._outputs.argmax(1)
         for place in self.playing:
             if self._chance[place].random() < self._protocol.epsilon:

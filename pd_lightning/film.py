@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import itertools
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,7 +15,9 @@ from PIL import Image, ImageDraw
 from rich.console import Console
 
 from pd_lightning.atari import FRAME_SKIP, FRAMES_PER_SECOND, PROTOCOLS, build, named_protocol
+from pd_lightning.commands import status_of
 from pd_lightning.episodes import Policy, moments
+from pd_lightning.files import whole
 from pd_lightning.teacher import load_teacher
 
 STEPS_PER_SECOND = FRAMES_PER_SECOND // FRAME_SKIP
@@ -86,39 +89,30 @@ def side_by_side(films: Sequence[np.ndarray]) -> np.ndarray:
 
 def write_mp4(path: Path, pictures: np.ndarray) -> None:
     """Writes pictures uint8 [n, H, W, 3] as an mp4 in real time, twice as large, whole or not at all."""
-    part = path.with_name(f".part-{path.name}")
     # macro_block_size=2: 464x320 need not be padded to multiples of 16
     settings = {"fps": STEPS_PER_SECOND, "codec": "libx264", "macro_block_size": 2}
-    try:
-        with imageio.get_writer(part, format="FFMPEG", mode="I", **settings) as writer:
-            for picture in pictures:
-                writer.append_data(picture.repeat(2, axis=0).repeat(2, axis=1))  # pyright: ignore[reportAttributeAccessIssue]
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole(path) as part, imageio.get_writer(part, format="FFMPEG", mode="I", **settings) as writer:
+        for picture in pictures:
+            writer.append_data(picture.repeat(2, axis=0).repeat(2, axis=1))  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def gif(pictures: Iterable[np.ndarray], every: int = 2) -> bytes:
-    """A GIF in real time of every `every`-th picture, in few colours to be small."""
-    images = [Image.fromarray(p).quantize(16) for i, p in enumerate(pictures) if i % every == 0]
+def gif(pictures: Iterable[np.ndarray]) -> bytes:
+    """A GIF in real time of every other picture, in few colours, to be small."""
+    images = [Image.fromarray(each).quantize(16) for each in itertools.islice(pictures, 0, None, 2)]
     stream = io.BytesIO()
-    pause = 1000 * every // STEPS_PER_SECOND
+    pause = 1000 * 2 // STEPS_PER_SECOND
     images[0].save(stream, "GIF", save_all=True, append_images=images[1:], duration=pause, loop=0, optimize=True)
     return stream.getvalue()
 
 
 def write_gif(path: Path, pictures: Iterable[np.ndarray]) -> None:
     """Writes `gif(pictures)`, whole or not at all."""
-    part = path.with_name(f".part-{path.name}")
-    try:
+    with whole(path) as part:
         part.write_bytes(gif(pictures))
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
-def main() -> int:
-    """`python -m pd_lightning.film PLAYER... --output FILE`: players side by side, in episodes of one seed."""
+def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """What was asked for."""
     parser = argparse.ArgumentParser(prog="python -m pd_lightning.film", description="Films players side by side.")
     parser.add_argument("players", nargs="+", help="teacher files, checkpoints or run folders of one game")
     parser.add_argument("--output", required=True, type=Path, help="a file that ends in .gif or .mp4")
@@ -128,33 +122,37 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the episode (default: 0)")
     parser.add_argument("--seconds", type=float, default=20.0, help="of play, at most (default: 20)")
     parser.add_argument("--protocol", default="paper", choices=list(PROTOCOLS), help="rules of play (default: paper)")
-    options = parser.parse_args()
-    try:
-        if options.output.suffix not in (".gif", ".mp4"):
-            raise ValueError(f"--output is {options.output}: choose a name that ends in .gif or .mp4")
-        if not 0 < options.seconds <= LONGEST or not 0 <= options.seed < 2**31:
-            raise ValueError(
-                f"--seconds is {options.seconds}, --seed {options.seed}: choose above 0 and at most {LONGEST}, and "
-                "from 0 to 2147483647"
-            )
-        agents = [load_teacher(path, options.game) for path in options.players]
-        if len(games := dict.fromkeys(agent.game for agent in agents)) > 1:
-            raise ValueError(f"players play {', '.join(games)}: choose players of one game")
-        steps = max(round(options.seconds * STEPS_PER_SECOND), 1)
-        rules = {"protocol": options.protocol, "steps": steps}
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        with Console(stderr=True).status(f"filming {agents[0].game}"):
-            films = [
-                film(agent, agent.game, options.seed, fire=agent.fire, title=agent.network.size, **rules)
-                for agent in agents
-            ]
-            write = write_gif if options.output.suffix == ".gif" else write_mp4
-            write(options.output, side_by_side(films))
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return parser.parse_args(arguments)
+
+
+def film_players(options: argparse.Namespace) -> None:
+    """Films players side by side, in episodes of one seed."""
+    if options.output.suffix not in (".gif", ".mp4"):
+        raise ValueError(f"--output is {options.output}: choose a name that ends in .gif or .mp4")
+    if not 0 < options.seconds <= LONGEST or not 0 <= options.seed < 2**31:
+        raise ValueError(
+            f"--seconds is {options.seconds}, --seed {options.seed}: choose above 0 and at most {LONGEST}, and from 0 "
+            "to 2147483647"
+        )
+    agents = [load_teacher(path, options.game) for path in options.players]
+    if len(games := dict.fromkeys(agent.game for agent in agents)) > 1:
+        raise ValueError(f"players play {', '.join(games)}: choose players of one game")
+    rules = {"protocol": options.protocol, "steps": max(round(options.seconds * STEPS_PER_SECOND), 1)}
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    with Console(stderr=True).status(f"filming {agents[0].game}"):
+        films = [
+            film(agent, agent.game, options.seed, fire=agent.fire, title=agent.network.size, **rules)
+            for agent in agents
+        ]
+        write = write_gif if options.output.suffix == ".gif" else write_mp4
+        write(options.output, side_by_side(films))
     print(options.output)
-    return 0
+
+
+def main() -> int:
+    """`python -m pd_lightning.film PLAYER... --output FILE`."""
+    options = options_of()
+    return status_of(lambda: film_players(options))
 
 
 if __name__ == "__main__":

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from pd_lightning.blocks import CHUNK, Shard, ShardError, find_shards
+from pd_lightning.blocks import CHUNK, STACK, Shard, ShardError, find_shards
+from pd_lightning.centring import mean_image
 from pd_lightning.streaming import Blocks
 
 STATISTICS_BLOCKS = 256
@@ -92,13 +92,9 @@ def frame_statistics(blocks: Blocks) -> tuple[Tensor, float]:
     """
     chosen = np.unique(np.linspace(0, len(blocks) - 1, STATISTICS_BLOCKS).astype(int))
     frames = np.empty(CHUNK, np.uint8)
-    count, total, squares = 0, np.zeros(CHUNK[1:]), np.zeros(CHUNK[1:])
-    for block in chosen.tolist():
+
+    def newest(block: int) -> np.ndarray:
         blocks.read(block, frames)
-        seen = frames[3 : 3 + blocks.lengths[block]].astype(np.float32)
-        count += len(seen)
-        total += seen.sum(0)
-        squares += np.square(seen).sum(0)
-    mean = total / count
-    deviation = float(np.sqrt(np.maximum(squares / count - mean**2, 0).mean()))
-    return torch.from_numpy(mean).float(), deviation
+        return frames[STACK - 1 : STACK - 1 + blocks.lengths[block]]
+
+    return mean_image(map(newest, chosen.tolist()))

@@ -29,8 +29,10 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from pd_lightning.blocks import Shard, ShardError
+from pd_lightning.blocks.contract import fault
 from pd_lightning.blocks.folders import numbered
-from pd_lightning.servers import ELSEWHERE, Server, clean, connect, refusal
+from pd_lightning.files import sync
+from pd_lightning.servers import ELSEWHERE, Server, clean, connect
 
 _TAGS = ("ETag", "etag", "blob_id", "generation", "Last-Modified", "LastModified", "mtime", "created")
 """What file systems call that which changes with a file's content, the surest first."""
@@ -65,7 +67,7 @@ def local_root(root: str | os.PathLike[str], games: Sequence[str], cache: str | 
     server = connect(url, folder)
     for game in games:
         if not re.fullmatch(r"\w+", game):
-            raise refusal(server.shown, "game", repr(game), "letters, digits and _", "name it as its folder is called")
+            raise fault(server.shown, "game", repr(game), "letters, digits and _", "name it as its folder is called")
     fetched: list[int] = []
     columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
     hidden = not sys.stderr.isatty()
@@ -99,7 +101,7 @@ def _fetch_game(server: Server, game: str, progress: Progress) -> list[int]:
         if not kept:
             step = f"give the folder that {game}/ is in, or upload what `python -m pd_lightning.recording` made"
             allowed = "one with shards 0000.h5, 0001.h5, ..."
-            raise refusal(f"{server.shown}/{game}", "folder", "empty of shards or missing", allowed, step)
+            raise fault(f"{server.shown}/{game}", "folder", "empty of shards or missing", allowed, step)
         for stale in set(numbered(folder)) - kept:  # last: until then they are what one could go on with offline
             stale.unlink()
             _tag_of(stale).unlink(missing_ok=True)
@@ -117,7 +119,7 @@ def _lock(folder: Path) -> IO[bytes]:
             print(f"{folder}: waiting for another process that fetches to it", file=sys.stderr, flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
     except OSError as error:
-        raise refusal(folder, "cache", error, "a folder that can be written and locked", ELSEWHERE) from error
+        raise fault(folder, "cache", error, "a folder that can be written and locked", ELSEWHERE) from error
     return lock
 
 
@@ -138,10 +140,10 @@ def _fetch(server: Server, game: str, name: str, progress: Progress) -> int:
             raise OSError(f"{came:,} of {size:,} bytes came")
         Shard(part).verify()
         if not (path.exists() and filecmp.cmp(part, path, shallow=False)):  # else others may have it open: it stays
-            _sync(part)
+            sync(part)
             part.replace(path)
         _tag_of(path).write_text(tag)  # after it: if killed in between, the shard is fetched once more
-        _sync(path.parent)  # only now does the new name survive a power cut
+        sync(path.parent)  # only now does the new name survive a power cut
         return came
     finally:
         # An abandoned attempt may still be writing, in fsspec's thread: not to the file of the next attempt.
@@ -158,14 +160,6 @@ def _is_kept(path: Path, size: int | None, tag: str) -> bool:
 
 def _tag_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.tag")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class _Bar(Callback):

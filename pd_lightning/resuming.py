@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed
 
+if TYPE_CHECKING:  # whoever loads a teacher has no need of it, and it takes seconds
+    import pytorch_lightning as pl
+
 
 class ResumeError(ValueError):
-    """A checkpoint's place in the data makes no sense for the data as it is now."""
+    """A run cannot go on from a checkpoint with the data or the settings that it has now."""
 
 
 def refuse_changes(saved: Mapping[str, Any], now: Mapping[str, Any], what: str) -> None:
@@ -54,3 +57,9 @@ def renew_rate(schedule: Any) -> None:
         return
     for group, rate, share in zip(schedule.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
         group["lr"] = rate * share(schedule.last_epoch)
+
+
+def name_class(module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+    """Notes a module's class beside its settings, as the command line does, for who saves without one."""
+    kind = type(module)
+    checkpoint.get("hyper_parameters", {}).setdefault("_class_path", f"{kind.__module__}.{kind.__qualname__}")

@@ -10,14 +10,12 @@ from jsonargparse import auto_cli
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from pd_lightning.episodes import episode_seeds
+from pd_lightning.commands import status_of
+from pd_lightning.episodes import SCORE_SEEDS, episode_seeds
 from pd_lightning.machine import chosen_device
 from pd_lightning.rollout import Returns, play
-from pd_lightning.teacher import TeacherError, load_teacher
+from pd_lightning.teacher import load_teacher
 from pd_lightning.tryout import references
-
-SCORE_SEEDS = 6
-"""First part of the key of these episodes' seeds: they are neither recorded nor learned from."""
 
 
 def score(
@@ -76,15 +74,7 @@ def score(
 
 def main() -> int:
     """The command line."""
-    try:
-        auto_cli(score, prog="python -m pd_lightning.score")
-    except (TeacherError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
-    return 0
+    return status_of(lambda: auto_cli(score, prog="python -m pd_lightning.score"))
 
 
 if __name__ == "__main__":

@@ -90,16 +90,13 @@ def normalised(score: float, game: str) -> float:
 
     Args:
         score: a mean return, measured from no-op starts like the columns that it is compared with.
-        game: one of `SCORES`.
+        game: any; nan where it is none of `SCORES`.
 
-    Raises:
-        ValueError: the game has no published scores here.
-
-    >>> normalised(14.6, "pong"), normalised(-20.7, "pong")
-    (1.0, 0.0)
+    >>> normalised(14.6, "pong"), normalised(-20.7, "pong"), normalised(0.0, "tennis")
+    (1.0, 0.0, nan)
     """
     if game not in SCORES:
-        raise ValueError(f"no published scores for the game {game!r}; there are some for {', '.join(SCORES)}")
+        return math.nan
     scores = SCORES[game]
     return (score - scores.random) / (scores.human - scores.random)
 

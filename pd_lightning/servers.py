@@ -21,7 +21,8 @@ import fsspec
 from fsspec.core import url_to_fs
 
 from pd_lightning.blocks import ShardError
-from pd_lightning.blocks.folders import numbered
+from pd_lightning.blocks.contract import fault
+from pd_lightning.blocks.folders import is_shard, numbered, shard_name
 
 ATTEMPTS = 5
 WAIT = 1.0
@@ -33,11 +34,6 @@ ELSEWHERE = "choose another by --data.cache or the environment variable PD_LIGHT
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "hf": "hf"}
 _KNOWN = "s3://, gs://, hf://, http://, https:// or a local folder"
 _T = TypeVar("_T")
-
-
-def refusal(where: object, what: str, value: object, allowed: str, step: str) -> ShardError:
-    """The error that something is not as it should be, as `blocks` words it."""
-    return ShardError(" ".join(f"{where}: {what} is {str(value)[:300]}, allowed is {allowed}; {step}".split()))
 
 
 def clean(text: str) -> str:
@@ -61,13 +57,13 @@ def connect(url: str, folder: Path) -> Server:
     place, mark, query = rest.partition("#")[0].partition("?")
     http = protocol in ("http", "https")
     if protocol not in fsspec.available_protocols() or re.search(r"::\w+://", place):  # chains do not end in a folder
-        raise refusal(shown, "protocol", protocol, _KNOWN, "give another --data.root")
+        raise fault(shown, "protocol", protocol, _KNOWN, "give another --data.root")
     if re.match(r"[^/@]*[?#][^/]*@|[^/@]*:[^/@]*[^/@\d][^/@]*/.*@", rest):  # the latter: what looks like a port is none
         shown = f"{protocol}://{clean(rest.rpartition('@')[2])}"
         allowed = "%23 for #, %3F for ?, %40 for @, %2F for /"
-        raise refusal(shown, "user or password", "not quoted", allowed, "mend --data.root")
+        raise fault(shown, "user or password", "not quoted", allowed, "mend --data.root")
     if mark and not http:
-        raise refusal(shown, "query string", "given", "one for http and https alone", "leave out what follows the ?")
+        raise fault(shown, "query string", "given", "one for http and https alone", "leave out what follows the ?")
     options: dict[str, Any] = {"skip_instance_cache": True}  # it would remember listings, and passwords
     reason = ""
     try:
@@ -83,10 +79,10 @@ def connect(url: str, folder: Path) -> Server:
     except ImportError as error:
         extra = _EXTRAS.get(protocol)
         step = f"pip install -e '.[{extra}]'" if extra else clean(str(error))
-        raise refusal(shown, f"the library for {protocol}://", "not installed", "an installed one", step) from None
+        raise fault(shown, f"the library for {protocol}://", "not installed", "an installed one", step) from None
     except Exception as error:  # every file system has errors of its own
         reason = clean(str(error))
-    raise refusal(shown, "URL", f"refused ({reason})", _KNOWN, "mend --data.root")
+    raise fault(shown, "URL", f"refused ({reason})", _KNOWN, "mend --data.root")
 
 
 @dataclass
@@ -114,11 +110,11 @@ class Server:
         # Only names are taken from a listing: a link that leads elsewhere is not followed.
         places = [re.split("[?#]", place)[0].split("/") for place in listed or ()]
         names = {place[-1] for place in places if place[-2:-1] == [game]}
-        if shards := [name for name in sorted(names) if re.fullmatch(r"[0-9]{4,}\.h5", name)]:
+        if shards := [name for name in sorted(names) if is_shard(name)]:
             yield from shards
             return
         for number in itertools.count():
-            name = f"{number:04d}.h5"
+            name = shard_name(number)
             if self._lacks(game, name, first=number == 0):
                 return
             yield name
@@ -156,12 +152,12 @@ class Server:
                 time.sleep(WAIT * 2 ** (number - 1))
         # Raised here, not under `except`: what went wrong may hold a password, and would be shown as the context.
         if full:
-            raise refusal(self.folder, "disk", f"full ({reason})", "space for shards", f"free some, or {ELSEWHERE}")
+            raise fault(self.folder, "disk", f"full ({reason})", "space for shards", f"free some, or {ELSEWHERE}")
         step = "check URL and network, then give the same command again"
         if count := len(numbered(self.folder / what.partition("/")[0])):
             step += f"; or go on offline with what is kept of before ({count} shards): --data.root {self.folder}"
         where, reason = f"{self.shown}/{what}", f"failed ({reason})"
-        raise refusal(where, f"attempt {number} of {ATTEMPTS}", reason, "a whole answer", step)
+        raise fault(where, f"attempt {number} of {ATTEMPTS}", reason, "a whole answer", step)
 
     def _explain(self, error: Exception) -> tuple[str, int | None]:
         """Why something failed, without secrets, and the HTTP status if there was one."""

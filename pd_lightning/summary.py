@@ -21,7 +21,7 @@ def results_table(
 
     Args:
         scores: the last rollouts; of no game, if none was played.
-        model: a module; its largest part counts as the network.
+        model: a module, whose `student` or `network` was trained.
         data: a data module; `teacher_returns`, where it has them, are what the score is a percentage of.
         metrics: what was logged last.
         seconds: that the run took.
@@ -32,7 +32,7 @@ def results_table(
     protocol = next((returns.protocol for returns in scores.values()), "")
     teachers = teachers_of(data, scores)
     table = Table(
-        title=f"{network.size}, protocol {protocol}" if scores else network.size,
+        title=f"{size_of(network)}, protocol {protocol}" if scores else size_of(network),
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
@@ -57,13 +57,25 @@ def results_table(
     return table
 
 
-def network_of(model: Any) -> QNetwork:
-    """What a module trains: a student, or a teacher."""
-    return next(part for part in model.children() if isinstance(part, QNetwork))
+def network_of(model: Any) -> Any:
+    """What a module trains: its `student`, or its `network`.
+
+    Raises:
+        ValueError: it has neither.
+    """
+    found = getattr(model, "student", None) or getattr(model, "network", None)
+    if found is None:
+        raise ValueError(f"{type(model).__name__} has neither a student nor a network: give it one of these attributes")
+    return found
+
+
+def size_of(network: Any) -> str:
+    """What a network's size is called; of one that is none of ours, its class."""
+    return getattr(network, "size", type(network).__name__)
 
 
 def teachers_of(data: Any, scores: Mapping[str, Returns]) -> dict[str, float]:
-    """The recorded mean return of each game's teacher, where it was played by the rules of its score here."""
+    """The mean return of each game's teacher, where it was played by the rules of its score here."""
     if not hasattr(data, "teacher_returns"):
         return {}
     found = {game: data.teacher_returns(returns.protocol, returns.fire) for game, returns in scores.items()}

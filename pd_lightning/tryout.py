@@ -12,13 +12,11 @@ from rich.table import Table
 from torch import Tensor
 
 from pd_lightning.atari import action_meanings, named_protocol
-from pd_lightning.episodes import Policy
+from pd_lightning.episodes import TRYOUT_SEEDS, Policy, episode_seeds
 from pd_lightning.rollout import Returns, play
 from pd_lightning.scores import SCORES
 from pd_lightning.teacher import Teacher
 
-TRYOUT_SEEDS = 5
-"""Key of these episodes' seeds: they are neither recorded nor do they make a score."""
 FRAMES = 18_000
 """Emulator frames after which an episode is cut here: five minutes of play, which tell enough."""
 LIKE_RANDOM = 0.1
@@ -42,7 +40,7 @@ def try_out(
     rules = named_protocol(protocol)
     rules = replace(rules, frame_limit=min(rules.frame_limit, FRAMES))
     return play(
-        policy, game, episodes, TRYOUT_SEEDS, protocol=rules, parallel=episodes, fire=fire,
+        policy, game, episodes, int(episode_seeds(1, TRYOUT_SEEDS)[0]), protocol=rules, parallel=episodes, fire=fire,
         on_episode=lambda value: on_episode(),
     )  # fmt: skip
 

@@ -118,7 +118,7 @@ def test_an_entry_whose_library_is_missing_is_a_row_that_says_so(job, monkeypatc
     header, bound, absent = table(results, {})
     assert absent[:2] == ["absent", "not installed (No module named 'no_such_module')"]
     assert len(bound) == len(header) == len(absent)
-    assert len(markdown([header, bound, absent]).splitlines()) == 4
+    assert len(markdown(header, [bound, absent]).splitlines()) == 4
 
 
 def test_the_table_compares_medians():

@@ -21,12 +21,13 @@ from pd_lightning.blocks import Shard, ShardError
 from pd_lightning.cli import PRESETS, main
 from pd_lightning.datamodule import TeacherDatasets
 from pd_lightning.distillation import PolicyDistillation
-from pd_lightning.live import Lessons, LiveTeacher, Memory, recorder
+from pd_lightning.episodes import LIVE_SEEDS
+from pd_lightning.live import Lessons, LiveTeacher, recorder
 from pd_lightning.live.cast import total_updates
 from pd_lightning.live.knobs import Knobs
 from pd_lightning.live.learner import Learner, LearningPlayer
-from pd_lightning.live.memory import unpack
-from pd_lightning.live.play import LIVE_SEEDS, FrozenPlayer
+from pd_lightning.live.memory import Memory, unpack
+from pd_lightning.live.play import FrozenPlayer
 from pd_lightning.live.recorder import Recorder
 from pd_lightning.losses import kl
 from pd_lightning.pqn import PQN, ParallelPlay
@@ -233,7 +234,7 @@ def stage_of(data):
 
 def student(data, **other):
     torch.manual_seed(0)
-    usual = {"warmup": 2, "temperature": 0.01}
+    usual = {"warm_up": 2, "temperature": 0.01}
     return PolicyDistillation(data.actions, "net3", **{**usual, **other})
 
 
@@ -462,7 +463,7 @@ def test_a_teachers_learning_rate_falls_over_all_batches_of_which_several_may_be
 # ---------------------------------------------------------------------------------------------------- the command line
 
 SMALL = ["--data.batch_size=16", "--data.memory=200", "--data.prefill=40", "--data.parallel=4", "--data.steps=8",
-         "--trainer.accelerator=cpu", "--trainer.precision=32-true", "--model.size=net3", "--model.warmup=2",
+         "--trainer.accelerator=cpu", "--trainer.precision=32-true", "--model.size=net3", "--model.warm_up=2",
          "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--rollouts.episodes=1",
          "--data.lessons.minibatches=2", "--rollouts.at_start=false", "--film.enabled=false",
          "--checkpoint.every_n_train_steps=2"]  # fmt: skip

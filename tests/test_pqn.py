@@ -15,9 +15,8 @@ from pd_lightning.atari import PROTOCOLS, build
 from pd_lightning.cli import PRESETS, main
 from pd_lightning.distillation import PolicyDistillation
 from pd_lightning.ending import learned as learned_teachers
-from pd_lightning.episodes import episode_seeds
+from pd_lightning.episodes import TRAINING_SEEDS, episode_seeds
 from pd_lightning.pqn import PQN, ParallelPlay, lambda_returns
-from pd_lightning.pqn.games import TRAINING_SEEDS
 from pd_lightning.pqn.learning import refuse_float16
 from pd_lightning.teacher import load_teacher, save_teacher
 

@@ -4,6 +4,7 @@ import inspect
 from dataclasses import is_dataclass
 from pathlib import Path
 from pydoc import locate
+from typing import Any
 
 import pytest
 import pytorch_lightning as pl
@@ -24,7 +25,7 @@ def _as_if_in_a_shell(monkeypatch):
     monkeypatch.setattr("sys.argv", ["train.py"])
 
 
-def resolved(capsys, *words):
+def resolved(capsys, *words) -> Any:
     """The whole configuration of a fit, as the command line understands it."""
     with pytest.raises(SystemExit) as stopped:
         main(["fit", *words, "--print_config"])
@@ -32,18 +33,25 @@ def resolved(capsys, *words):
     return yaml.safe_load(capsys.readouterr().out)
 
 
-def leaves(tree, prefix=()):
-    for key, value in tree.items():
-        if isinstance(value, dict):
+def leaves(tree: Any, prefix: tuple = ()):
+    for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
+        if isinstance(value, dict) or (value and isinstance(value, list) and isinstance(value[0], dict)):
             yield from leaves(value, (*prefix, key))
         else:
             yield (*prefix, key), value
 
 
-def at(tree, path):
+def at(tree: Any, path: tuple):
     for key in path:
-        tree = tree.get(key) if isinstance(tree, dict) else None
+        tree = tree[key] if isinstance(tree, list) else tree.get(key) if isinstance(tree, dict) else None
     return tree
+
+
+def accepts(given):
+    """Raises a TypeError unless a class takes the arguments that a configuration gives it."""
+    constructor = locate(given["class_path"])
+    assert callable(constructor)
+    inspect.signature(constructor).bind_partial(**given.get("init_args", {}))
 
 
 def test_there_are_presets_and_the_default_is_one():
@@ -63,9 +71,9 @@ def test_every_option_of_a_preset_is_an_argument_of_the_class_that_it_configures
     content = yaml.safe_load(file.read_text())
     for group in ("model", "data"):
         if group in content:
-            constructor = locate(content[group].get("class_path", DEFAULTS[group]["class_path"]))
-            assert callable(constructor)
-            inspect.signature(constructor).bind_partial(**content[group].get("init_args", {}))
+            accepts({"class_path": DEFAULTS[group]["class_path"], **content[group]})
+    for callback in content.get("trainer", {}).pop("callbacks", []):
+        accepts(callback)
     for group in content.keys() & GROUPS.keys():
         GROUPS[group](**content[group])
     assert content.keys() <= {"seed_everything", "model", "data", "optimizer", *GROUPS}
@@ -84,8 +92,8 @@ def test_a_preset_says_only_what_differs_from_the_default_one(file, capsys):
 def test_the_default_preset_says_only_what_differs_from_the_classes(capsys):
     for path, value in leaves(yaml.safe_load((PRESETS / "default.yaml").read_text())):
         if path[0] in GROUPS:
-            parameters = inspect.signature(GROUPS[path[0]].__init__).parameters
-            assert path[1] not in parameters or parameters[path[1]].default != value, path
+            parameters = inspect.signature(GROUPS[str(path[0])].__init__).parameters
+            assert path[1] not in parameters or parameters[str(path[1])].default != value, path
 
 
 @pytest.mark.parametrize("file", FILES, ids=NAMES)
@@ -105,8 +113,8 @@ def test_what_a_preset_leaves_out_is_the_default_of_its_own_class(file, group, c
 @pytest.mark.parametrize("file", FILES, ids=NAMES)
 def test_every_setting_of_a_preset_has_its_reason_beside_it(file):
     for line in file.read_text().splitlines():
-        setting = line.strip() and not line.lstrip().startswith(("#", "class_path")) and not line.rstrip().endswith(":")
-        assert not setting or "#" in line, line
+        needs_none = not line.strip() or line.lstrip("- ").startswith("class_path") or line.rstrip().endswith(":")
+        assert needs_none or "#" in line, line
 
 
 def test_presets_are_packed_with_the_package():

@@ -22,11 +22,13 @@ from rich.console import Console
 from pd_lightning import score
 from pd_lightning.atari import PROTOCOLS, Protocol
 from pd_lightning.blocks import Shard, ShardError, ShardWriter, find_shards
-from pd_lightning.episodes import Moment, episode_seeds
-from pd_lightning.recording import RECORDING_SEEDS, BlockBuilder, filling, record, record_shard, summary
+from pd_lightning.episodes import RECORDING_SEEDS, Moment, episode_seeds
 from pd_lightning.recording import __main__ as recorder
 from pd_lightning.recording import command as command_line
+from pd_lightning.recording import filling, record, record_shard
 from pd_lightning.recording.__main__ import main
+from pd_lightning.recording.command import summary
+from pd_lightning.recording.shards import BlockBuilder
 from pd_lightning.teacher import TeacherError, load_teacher, save_teacher
 
 SHORT = Protocol("short", epsilon=0.3, frame_limit=300)
@@ -296,7 +298,8 @@ def test_shards_of_another_command_are_refused_by_name(tmp_path, teachers, short
 
 KILLED = """
 import os, signal, sys
-from pd_lightning.recording import BlockBuilder, command, record
+from pd_lightning.recording import command, record
+from pd_lightning.recording.shards import BlockBuilder
 from pd_lightning.atari import PROTOCOLS, Protocol
 PROTOCOLS["short"] = Protocol("short", epsilon=0.3, frame_limit=300)
 command.STEPS_PER_HOUR = 150

@@ -32,9 +32,9 @@ def test_the_score_is_that_of_the_episodes_named(monkeypatch, capsys, teachers):
 
 
 def score_seed():
-    from pd_lightning.episodes import episode_seeds
+    from pd_lightning.episodes import SCORE_SEEDS, episode_seeds
 
-    return int(episode_seeds(1, score.SCORE_SEEDS, 0)[0])
+    return int(episode_seeds(1, SCORE_SEEDS, 0)[0])
 
 
 def test_it_is_shown_with_its_interval_beside_published_scores_and_the_rule_of_fire(monkeypatch, capsys, tmp_path):

@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 from ale_py.roms import get_all_rom_ids
-from scipy import stats
 
 from pd_lightning.scores import SCORES, geometric_mean, interval, normalised, percent_of_teacher
 
@@ -45,18 +44,13 @@ def test_normalised_scores_begin_at_random_play_and_reach_one_at_the_human(game)
     assert normalised(SCORES[game].human, game) == 1.0
 
 
-def test_an_unknown_game_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"no published scores for the game 'Pong'.*freeway, ms_pacman, pong"):
-        normalised(1.0, "Pong")
-
-
-def test_the_geometric_mean_is_scipys_whatever_the_order():
+def test_the_geometric_mean_is_the_root_of_the_product_whatever_the_order():
     percentages = [108.3, 101.7, 83.9, 12.5]
-    assert geometric_mean(percentages) == pytest.approx(stats.gmean(percentages))
+    assert geometric_mean(percentages) == pytest.approx(np.prod(percentages) ** (1 / 4))
     assert geometric_mean(percentages[::-1]) == pytest.approx(geometric_mean(percentages))
     assert geometric_mean([42.0]) == pytest.approx(42.0)
     table = [[108.3, 1.0, 0.0, -1.0], [12.5, 4.0, 3.0, 5.0]]  # a column each
-    np.testing.assert_allclose(geometric_mean(table), [stats.gmean([108.3, 12.5]), 2.0, 0.0, np.nan])
+    np.testing.assert_allclose(geometric_mean(table), [(108.3 * 12.5) ** (1 / 2), 2.0, 0.0, np.nan])
 
 
 @pytest.mark.parametrize("values", [[], [-5.0, 100.0], [-5.0, -5.0], [math.nan, 100.0], [0.0, math.nan], [0.0, -1.0]])

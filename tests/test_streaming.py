@@ -463,9 +463,9 @@ def test_the_order_command_prints_what_a_rank_would_see(datasets, capsys, memory
     (["--weights.breakout", "2"], "weight of breakout is 2"),
     (["--memory", "0.0001"], "raise --data.memory"),
     (["--memory", "-1"], "memory is -1"),
-    (["--games=pong,pong"], "name each once"),
+    (["--games=pong,pong"], "each once"),
     (["--batch_size=0"], "batch_size is 0"),
-    (["--epoch=-1"], "epoch and seed are -1"),
+    (["--epoch=-1"], "epoch -1"),
     (["--games=[pong, breakout]", "--batch_size=8", "--ranks=4", "--weights.pong=7"], "weight of breakout leaves 2"),
 ])  # fmt: skip
 def test_the_order_command_complains_in_one_line(datasets, capsys, arguments, complaint):

@@ -13,7 +13,8 @@ from conftest import quiet_trainer, tiny_network
 
 from pd_lightning.atari import PROTOCOLS, Protocol
 from pd_lightning.blocks import Shard, ShardError
-from pd_lightning.callbacks import Rollouts, fire_rule
+from pd_lightning.callbacks import Rollouts
+from pd_lightning.callbacks.rollouts import fire_rule
 from pd_lightning.datamodule import TeacherDatasets
 from pd_lightning.distillation import PolicyDistillation
 from pd_lightning.losses import kl

@@ -17,10 +17,9 @@ import yaml
 from conftest import quiet_trainer
 from running import Run, lines, torchrun
 
-from pd_lightning.callbacks import SEEDS
 from pd_lightning.datamodule import TeacherDatasets
 from pd_lightning.distillation import PolicyDistillation
-from pd_lightning.episodes import episode_seeds
+from pd_lightning.episodes import FIT_SEEDS, episode_seeds
 
 UPDATES = 24
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
@@ -267,7 +266,7 @@ def test_two_processes_play_each_episode_once_and_log_the_same_score(two):
     returns = lines(folder / "lightning_logs/version_0/returns.csv")
     played = [(line["game"], line["episode"]) for line in returns]
     assert played == [(game, episode) for game in ("pong", "breakout") for episode in "012"]
-    alone = episode_seeds(3, int(episode_seeds(1, SEEDS["fit"], 0)[0])).tolist()  # in the order of one process
+    alone = episode_seeds(3, int(episode_seeds(1, FIT_SEEDS, 0)[0])).tolist()  # in the order of one process
     assert [int(line["seed"]) for line in returns] == alone + alone
     for game in ("pong", "breakout"):
         mean = np.mean([float(line["return"]) for line in returns if line["game"] == game])

@@ -17,7 +17,7 @@ left.
     python -m pd_lightning.blocks info datasets/pong --json
 """
 
-from pd_lightning.blocks.contract import BLOCK, CHUNK, FORMAT, STACK, VERSION, Header, ShardError, ShardTaken
+from pd_lightning.blocks.contract import BLOCK, CHUNK, STACK, Header, ShardError, ShardTaken
 from pd_lightning.blocks.folders import find_shards
 from pd_lightning.blocks.reading import Shard
 from pd_lightning.blocks.writing import ShardWriter
@@ -25,9 +25,7 @@ from pd_lightning.blocks.writing import ShardWriter
 __all__ = [
     "BLOCK",
     "CHUNK",
-    "FORMAT",
     "STACK",
-    "VERSION",
     "Header",
     "Shard",
     "ShardError",

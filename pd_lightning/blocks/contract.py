@@ -47,11 +47,11 @@ class ShardTaken(ShardError):
 
 
 def fault(
-    path: Path, field: str, value: object, allowed: object, step: str = "", kind: type[ShardError] = ShardError
+    place: object, field: str, value: object, allowed: object, step: str = "", kind: type[ShardError] = ShardError
 ) -> ShardError:
     """The error that a field is not as it should be. `step`: what to do next, if not to restore or to record again."""
-    step = step or f"restore a good copy, or delete it and run {record_command(path.absolute().parent)}"
-    return kind(" ".join(f"{path}: {field} is {str(value)[:200]}, allowed is {allowed}; {step}".split()))
+    step = step or f"restore a good copy, or delete it and run {record_command(Path(str(place)).absolute().parent)}"
+    return kind(" ".join(f"{place}: {field} is {str(value)[:300]}, allowed is {allowed}; {step}".split()))
 
 
 def record_command(folder: Path) -> str:

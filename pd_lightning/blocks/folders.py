@@ -22,7 +22,17 @@ def find_shards(folder: str | os.PathLike[str]) -> list[Path]:
     raise fault(folder, "folder", value, allowed, f"record it: {record_command(folder)}")
 
 
+def shard_name(number: int) -> str:
+    """What a shard's file is called."""
+    return f"{number:04d}.h5"
+
+
+def is_shard(name: str) -> bool:
+    """Whether a file's name is that of a shard."""
+    return re.fullmatch(r"[0-9]{4,}\.h5", name) is not None
+
+
 def numbered(folder: Path) -> list[Path]:
     """The shards in a folder, by number; there may be none."""
-    found = [path for path in folder.glob("*.h5") if re.fullmatch(r"[0-9]{4,}", path.stem)]
+    found = [path for path in folder.glob("*.h5") if is_shard(path.name)]
     return sorted(found, key=lambda path: (int(path.stem), path.name))

@@ -28,6 +28,7 @@ from pd_lightning.blocks.contract import (
     fault,
     stored_attributes,
 )
+from pd_lightning.files import sync
 
 # Bytes a state, and states packed a second by one core (ale_py 0.12; a scripted player on Pong, random play elsewhere):
 #               Pong         Breakout      Riverraid     Seaquest
@@ -189,9 +190,7 @@ class ShardWriter:
                 raise self._exists()
             self._part.rename(self.path)
             self._release()
-            folder = os.open(self.path.parent, os.O_RDONLY)
-            os.fsync(folder)  # only now does the new name survive a power cut
-            os.close(folder)
+            sync(self.path.parent)  # only now does the new name survive a power cut
         except OSError as error:
             raise self._unwritten(error) from error
 

@@ -3,6 +3,6 @@
 from pd_lightning.callbacks.filming import Film
 from pd_lightning.callbacks.keeping import Checkpoint
 from pd_lightning.callbacks.progress import UpdatesBar
-from pd_lightning.callbacks.rollouts import SEEDS, Rollouts, fire_rule, rollout_metrics
+from pd_lightning.callbacks.rollouts import Rollouts
 
-__all__ = ["SEEDS", "Checkpoint", "Film", "Rollouts", "UpdatesBar", "fire_rule", "rollout_metrics"]
+__all__ = ["Checkpoint", "Film", "Rollouts", "UpdatesBar"]

@@ -12,19 +12,18 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_info
-from pytorch_lightning.callbacks import Callback, WeightAveraging
+from pytorch_lightning.callbacks import Callback, StochasticWeightAveraging, WeightAveraging
 
 from pd_lightning.atari import check_fire, named_protocol
 from pd_lightning.callbacks.keeping import Checkpoint, is_last_update
 from pd_lightning.callbacks.progress import episode_bar
-from pd_lightning.episodes import episode_seeds
+from pd_lightning.episodes import FIT_SEEDS, TEST_SEEDS, episode_seeds
 from pd_lightning.folder import run_folder
 from pd_lightning.rollout import Returns, play
 from pd_lightning.scores import geometric_mean, percent_of_teacher
 from pd_lightning.summary import teachers_of
 
-SEEDS = {"fit": 2, "test": 3}
-"""First part of the key of the seeds of scores: those of a test were never looked at during fit."""
+SEEDS = {"fit": FIT_SEEDS, "test": TEST_SEEDS}
 
 
 class Rollouts(Callback):
@@ -73,7 +72,16 @@ class Rollouts(Callback):
         self._metrics: dict[str, float] = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuses to press FIRE where there is none, before anything is computed."""
+        """Refuses to press FIRE where there is none, and averages that nobody would score, before anything is computed.
+
+        Raises:
+            ValueError: see above.
+        """
+        if any(isinstance(each, StochasticWeightAveraging) for each in trainer.callbacks):  # pyright: ignore[reportAttributeAccessIssue]
+            raise ValueError(
+                "StochasticWeightAveraging has its average only after the last score and checkpoint: choose "
+                "--trainer.callbacks+=pytorch_lightning.callbacks.EMAWeightAveraging, whose average is scored and kept"
+            )
         for game in getattr(trainer.datamodule, "actions", {}) if self.fire else ():  # pyright: ignore[reportAttributeAccessIssue]
             check_fire(game, "--rollouts.fire")
 

@@ -14,7 +14,7 @@ suffix     opened by                                            needs here
 The rooms: `plain` (the network in common layers) <- `formats` (files) <- `checking` (it plays the same).
 """
 
-from pd_lightning.export.checking import Comparison, export
-from pd_lightning.export.formats import ExportError, about, open_exported
+from pd_lightning.export.checking import export
+from pd_lightning.export.formats import ExportError, open_exported
 
-__all__ = ["Comparison", "ExportError", "about", "export", "open_exported"]
+__all__ = ["ExportError", "export", "open_exported"]

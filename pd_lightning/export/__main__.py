@@ -8,9 +8,10 @@ from pathlib import Path
 from jsonargparse import auto_cli
 from rich.console import Console
 
+from pd_lightning.commands import status_of
 from pd_lightning.export.checking import export
 from pd_lightning.export.formats import ExportError, check_suffix
-from pd_lightning.teacher import TeacherError, load_teacher
+from pd_lightning.teacher import load_teacher
 
 
 def export_player(
@@ -46,12 +47,7 @@ def export_player(
 
 def main() -> int:
     """The command line."""
-    try:
-        auto_cli(export_player, prog="python -m pd_lightning.export")
-    except (ExportError, TeacherError, OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return status_of(lambda: auto_cli(export_player, prog="python -m pd_lightning.export"))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from pd_lightning.episodes import Policy
 from pd_lightning.export.formats import ExportError, check_suffix, open_exported, write
+from pd_lightning.files import whole
 from pd_lightning.rollout import Returns, play
 from pd_lightning.teacher import Teacher
 
@@ -66,8 +66,7 @@ def export(player: Teacher, path: Path, episodes: int = 2, protocol: str = "pape
     """
     check_suffix(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
+    with whole(path) as part:
         write(player, part)
         both = Comparison(player, open_exported(part))
         returns = play(both, player.game, episodes, protocol=protocol, parallel=episodes, fire=player.fire)
@@ -76,7 +75,4 @@ def export(player: Teacher, path: Path, episodes: int = 2, protocol: str = "pape
                 f"{path}: outputs differ by up to {both.difference:.2g} from the player's, whose largest is "
                 f"{both.largest:.2g}, and by {TOLERANCE:g} of it at most are allowed; nothing was kept"
             )
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
     return both, returns

@@ -23,7 +23,7 @@ from pd_lightning.teacher import Teacher
 SUFFIXES = (".onnx", ".pt2")
 
 
-class ExportError(RuntimeError):
+class ExportError(ValueError):
     """A player cannot be exported; the message says why, and what to do."""
 
 

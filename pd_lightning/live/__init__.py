@@ -10,6 +10,5 @@ each imports only from those to its left.
 
 from pd_lightning.live.datamodule import LiveTeacher
 from pd_lightning.live.learner import Lessons
-from pd_lightning.live.memory import Memory
 
-__all__ = ["Lessons", "LiveTeacher", "Memory"]
+__all__ = ["Lessons", "LiveTeacher"]

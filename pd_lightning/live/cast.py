@@ -9,11 +9,12 @@ from pathlib import Path
 import pytorch_lightning as pl
 
 from pd_lightning.atari import action_meanings, named_protocol
+from pd_lightning.centring import mean_image
 from pd_lightning.live.knobs import Knobs
 from pd_lightning.live.learner import Learner
 from pd_lightning.live.recorder import Recorder
 from pd_lightning.live.stage import Place
-from pd_lightning.pqn.play import ParallelPlay
+from pd_lightning.pqn.games import random_play
 from pd_lightning.recording import header_of
 from pd_lightning.teacher import Teacher, load_teacher
 
@@ -49,8 +50,8 @@ def new_learners(knobs: Knobs, place: Place, fire: Mapping[str, bool], trainer: 
     for number, game in enumerate(knobs.games):
         actions, seed = len(action_meanings(game)), knobs.seed + number
         learners[game] = Learner(game, actions, knobs.lessons, rounds, seed, place.device)
-        random = ParallelPlay(game, knobs.parallel, fire=fire[game], seed=knobs.seed)
-        learners[game].network.centre(game, *random.statistics()[game])
+        seen = random_play(game, knobs.parallel, fire[game], knobs.seed)
+        learners[game].network.centre(game, *mean_image(seen))
     return learners
 
 

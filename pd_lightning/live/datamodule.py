@@ -13,6 +13,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from pd_lightning.atari import action_meanings, check_fire
+from pd_lightning.centring import mean_image
 from pd_lightning.episodes import Policy
 from pd_lightning.live.cast import load_teachers, new_learners, new_recorders
 from pd_lightning.live.epochs import Epochs
@@ -20,9 +21,8 @@ from pd_lightning.live.knobs import Knobs
 from pd_lightning.live.learner import Learner, Lessons
 from pd_lightning.live.stage import Place, Stage
 from pd_lightning.pqn.learning import refuse_float16
-from pd_lightning.pqn.play import image_statistics
 from pd_lightning.pqn.threads import context_beside
-from pd_lightning.resuming import ResumeError, refuse_changes
+from pd_lightning.resuming import refuse_changes
 from pd_lightning.rollout import Returns
 from pd_lightning.streaming.mixing import check_devices
 from pd_lightning.tryout import outputs_in_play
@@ -127,7 +127,7 @@ class LiveTeacher(pl.LightningDataModule):
         """Mean image float32 [84, 84] and deviation of what is in memory, both in grey levels."""
         assert self.stage is not None
         newest = {game: memory.newest(SAMPLE).states[:, -1] for game, memory in self.stage.memories.items()}
-        return {game: image_statistics(frames.cpu().numpy()) for game, frames in newest.items()}
+        return {game: mean_image(frames.cpu().numpy() for frames in seen.split(256)) for game, seen in newest.items()}
 
     def teacher_q(self, game: str) -> np.ndarray:
         """What the teacher thinks in a few episodes that it plays for this alone, float32 [S, A].
@@ -224,8 +224,6 @@ class LiveTeacher(pl.LightningDataModule):
         if self.stage is None or self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
             return
         refuse_changes(state_dict.get("knobs", {}), self._settings(), "--data options and teachers")
-        if "began" not in state_dict.get("stage", {}):
-            raise ResumeError("cannot resume: live play was saved otherwise by an earlier version; start anew")
         self.scored = state_dict["scored"]
         self.stage.load_state_dict(state_dict["stage"])
 

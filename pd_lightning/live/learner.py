@@ -11,19 +11,29 @@ import numpy as np
 import torch
 import torch.distributed
 
-from pd_lightning.episodes import Policy, policy_of
-from pd_lightning.live.play import LIVE_SEEDS, Played
+from pd_lightning.episodes import LIVE_SEEDS, Policy, policy_of
+from pd_lightning.live.play import Played
 from pd_lightning.networks import QNetwork
 from pd_lightning.pqn.games import Games, Minibatch, minibatches
 from pd_lightning.pqn.learning import optimizer_of, squared_error
 
-Group = Any
-"""Processes that learn together, as torch.distributed knows them; None is this one alone."""
-
 
 @dataclass(frozen=True)
 class Lessons:
-    """How a teacher learns, see `pd_lightning.pqn.ParallelPlay` and `PQN`."""
+    """How a teacher learns; the values are those of `pd_lightning.pqn`.
+
+    Attributes:
+        passes: how often each round's steps are learned from.
+        minibatches: updates per pass; parallel * steps must be a multiple of it.
+        discount: of the future, per step.
+        trace: lambda of the returns, 0 to 1.
+        epsilon_start: share of random actions at first.
+        epsilon_end: share of random actions in the end.
+        epsilon_steps: decisions, over all games and devices, in which it falls linearly from first to last.
+        learning_rate: of Adam after the warm-up; it falls linearly to zero at the end of the run.
+        warm_up: updates in which the learning rate rises linearly.
+        gradient_clip: the largest norm of a gradient.
+    """
 
     passes: int = 2
     minibatches: int = 8
@@ -103,7 +113,7 @@ class LearningPlayer:
         key: tuple[int, ...],
         threads: int,
         context: Callable[[], AbstractContextManager],
-        group: Group = None,
+        group: Any = None,
     ) -> None:
         self.learner, self.group, self.context = learner, group, context
         lessons = learner.lessons

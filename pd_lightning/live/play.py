@@ -10,11 +10,8 @@ from torch import Tensor
 
 from pd_lightning.atari import Lives, build
 from pd_lightning.atari import Protocol as Rules
-from pd_lightning.episodes import Policy, episode_seeds
+from pd_lightning.episodes import LIVE_SEEDS, Policy, episode_seeds
 from pd_lightning.teacher import Teacher
-
-LIVE_SEEDS = 7
-"""First part of the key of live games' seeds: they are never those of a score, a recording or a teacher's training."""
 
 
 class Played(NamedTuple):

@@ -10,6 +10,7 @@ import zstandard
 
 from pd_lightning.atari import STACK, STEPS_PER_HOUR
 from pd_lightning.blocks import CHUNK, Header, ShardError, ShardTaken, ShardWriter
+from pd_lightning.blocks.folders import numbered, shard_name
 from pd_lightning.live.play import Played
 from pd_lightning.recording.shards import OpenBlock
 
@@ -45,7 +46,7 @@ class Recorder:
             folder.mkdir(parents=True, exist_ok=True)  # if it cannot be, that is said before anything is played
         except OSError as error:
             raise ShardError(f"{folder}: {error.strerror}; choose another --data.record_to") from None
-        taken = [int(path.stem) for path in folder.glob("[0-9]*.h5") if path.stem.isdecimal()]
+        taken = [int(path.stem) for path in numbered(folder)]
         self._number = (max(taken, default=-1) // ranks + 1) * ranks + rank
         self._ranks, self.episodes = ranks, 0
         self._packer, self._unpacker = zstandard.ZstdCompressor(3), zstandard.ZstdDecompressor()
@@ -107,7 +108,7 @@ class Recorder:
         return path
 
     def _write(self) -> Path:
-        path = self.folder / f"{self._number:04d}.h5"
+        path = self.folder / shard_name(self._number)
         # The goal is what was played: a recording with the same settings does not take it for one of its own hours.
         with ShardWriter(path, replace(self.header, shard=self._number, steps_goal=self._steps)) as writer:
             for number, episode in enumerate(self._done):

@@ -15,11 +15,11 @@ import torch.distributed
 from lightning_utilities.core.rank_zero import rank_zero_info
 
 from pd_lightning.atari import STACK, named_protocol
-from pd_lightning.episodes import Policy
+from pd_lightning.episodes import LIVE_SEEDS, Policy
 from pd_lightning.live.knobs import Knobs
 from pd_lightning.live.learner import Learner, LearningPlayer
 from pd_lightning.live.memory import Memory, pack, unpack
-from pd_lightning.live.play import LIVE_SEEDS, FrozenPlayer, Played, Player
+from pd_lightning.live.play import FrozenPlayer, Played, Player
 from pd_lightning.live.recorder import Recorder
 from pd_lightning.pqn.threads import playing_thread
 from pd_lightning.streaming import Batch

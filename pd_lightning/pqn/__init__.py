@@ -13,8 +13,8 @@ From any other checkpoint (within an epoch; or Lightning's bookkeeping under `ma
 identically: with the weights, share of random actions and learning rate of that update, in games that start anew.
 """
 
-from pd_lightning.pqn.games import Minibatch, lambda_returns
+from pd_lightning.pqn.games import lambda_returns
 from pd_lightning.pqn.learning import PQN
 from pd_lightning.pqn.play import ParallelPlay
 
-__all__ = ["PQN", "Minibatch", "ParallelPlay", "lambda_returns"]
+__all__ = ["PQN", "ParallelPlay", "lambda_returns"]

@@ -10,12 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pd_lightning.atari import PROTOCOLS, build
-from pd_lightning.episodes import Policy, episode_seeds
-
-TRAINING_SEEDS = 1
-"""First part of the key of training games' seeds: they are never the seeds of a score."""
-
+from pd_lightning.atari import PROTOCOLS, action_meanings, build
+from pd_lightning.episodes import TRAINING_SEEDS, Policy, episode_seeds
 
 AT_LEAST_ONE = ("parallel", "steps", "passes", "minibatches", "rounds")
 AT_LEAST_ZERO = ("epsilon_steps", "warm_up", "seed")
@@ -118,6 +114,16 @@ def linear(first: float, last: float, steps: int, played: int) -> float:
     """What goes linearly from first to last within so many steps, after `played` of them; at once, if they are 0."""
     share = min(played / steps, 1.0) if steps else 1.0
     return first + share * (last - first)
+
+
+def random_play(game: str, parallel: int, fire: bool, seed: int) -> Iterator[np.ndarray]:
+    """What is seen in 100 steps of random play in many games side by side: uint8 [parallel, 84, 84] after each step."""
+    env = build(game, parallel, PROTOCOLS["paper"], fire=fire)
+    env.reset(seed=episode_seeds(parallel, TRAINING_SEEDS, seed))
+    chance = np.random.default_rng(seed)
+    for _ in range(100):
+        states = env.step(chance.integers(len(action_meanings(game)), size=parallel))[0]
+        yield states[:, -1]
 
 
 class Games:

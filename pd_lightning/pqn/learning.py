@@ -18,7 +18,7 @@ from pd_lightning.episodes import Policy, policy_of
 from pd_lightning.networks import QNetwork
 from pd_lightning.pqn.games import Minibatch, check_learning
 from pd_lightning.pqn.threads import context_beside
-from pd_lightning.resuming import batches_trained, renew_rate
+from pd_lightning.resuming import batches_trained, name_class, renew_rate
 from pd_lightning.teacher import load_teacher
 
 LOGITS_TO_Q = 0.01
@@ -136,15 +136,16 @@ class PQN(pl.LightningModule):
         """
         refuse_float16(self.trainer)
         data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
-        if stage == "fit":
-            self.fire = dict(getattr(data, "fire_rules", dict)())
-        if stage == "fit" and not self.begun:
-            for game, (mean, deviation) in data.statistics().items():
-                self.network.centre(game, mean, deviation)
+        if stage != "fit":
+            return
+        self.fire = data.fire_rules()
+        for game, (mean, deviation) in data.statistics().items() if not self.begun else ():
+            self.network.centre(game, mean, deviation)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """How the teacher is to play, and how long it has learned, go along."""
         checkpoint["fire"] = dict(self.fire)
+        name_class(self, checkpoint)
         trainer: Any = self._trainer  # none, if it is saved by other means
         data: Any = getattr(trainer, "datamodule", None)
         if hasattr(data, "steps_after"):

@@ -7,12 +7,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import pytorch_lightning as pl
-import torch
 from torch import Tensor
 
-from pd_lightning.atari import PROTOCOLS, action_meanings, build, check_fire, check_game
-from pd_lightning.episodes import Policy, episode_seeds
-from pd_lightning.pqn.games import TRAINING_SEEDS, Games, Minibatch, Round, check_learning, linear, minibatches
+from pd_lightning.atari import action_meanings, check_fire, check_game
+from pd_lightning.centring import mean_image
+from pd_lightning.episodes import TRAINING_SEEDS, Policy
+from pd_lightning.pqn.games import Games, Minibatch, Round, check_learning, linear, minibatches, random_play
 from pd_lightning.pqn.threads import half_of_the_cores
 
 ORDER = 1
@@ -98,11 +98,7 @@ class ParallelPlay(pl.LightningDataModule):
 
     def statistics(self) -> dict[str, tuple[Tensor, float]]:
         """Mean image [84, 84] and deviation, in grey levels, of 100 steps of random play in all games."""
-        env = build(self.game, self.parallel, PROTOCOLS["paper"], fire=self.pressed)
-        env.reset(seed=episode_seeds(self.parallel, TRAINING_SEEDS, self.seed))
-        chance = np.random.default_rng(self.seed)
-        play = (env.step(chance.integers(self.actions[self.game], size=self.parallel))[0] for _ in range(100))
-        return {self.game: image_statistics(np.concatenate([states[:, -1] for states in play]))}
+        return {self.game: mean_image(random_play(self.game, self.parallel, self.pressed, self.seed))}
 
     def train_dataloader(self) -> ParallelPlay:
         """Itself: one iteration is one epoch."""
@@ -144,10 +140,3 @@ class ParallelPlay(pl.LightningDataModule):
     def epsilon(self, played: int) -> float:
         """Share of random actions after `played` decisions over all games and devices."""
         return linear(self.epsilon_start, self.epsilon_end, self.epsilon_steps, played)
-
-
-def image_statistics(frames: np.ndarray) -> tuple[Tensor, float]:
-    """Mean image float32 [84, 84] and root mean square deviation from it, in grey levels, of uint8 [n, 84, 84]."""
-    mean = frames.mean(0, dtype=np.float64)
-    deviation = float(np.sqrt(frames.var(0, dtype=np.float64).mean()))
-    return torch.from_numpy(mean).float(), deviation

@@ -6,8 +6,7 @@ machines, or again; finished ones are kept, and a killed recording is carried on
 in two terminals shares the work.
 """
 
-from pd_lightning.recording.command import record, summary
-from pd_lightning.recording.filling import fill
-from pd_lightning.recording.shards import RECORDING_SEEDS, BlockBuilder, header_of, record_shard
+from pd_lightning.recording.command import record, record_play
+from pd_lightning.recording.shards import header_of, record_shard
 
-__all__ = ["RECORDING_SEEDS", "BlockBuilder", "fill", "header_of", "record", "record_shard", "summary"]
+__all__ = ["header_of", "record", "record_play", "record_shard"]

@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from jsonargparse import auto_cli
 from rich.console import Console
 
-from pd_lightning.blocks import ShardError
-from pd_lightning.cluster import ClusterError
+from pd_lightning.commands import status_of
 from pd_lightning.machine import keep_freed_memory
 from pd_lightning.recording.command import record, summary
-from pd_lightning.teacher import TeacherError
+
+
+def show() -> None:
+    """Records, and says what there is then."""
+    shards: Any = auto_cli(record, as_positional=False, prog="python -m pd_lightning.recording")
+    Console().print(summary(shards))
 
 
 def main() -> int:
     """The command line."""
     keep_freed_memory()
-    try:
-        shards = auto_cli(record, as_positional=False, prog="python -m pd_lightning.recording")
-    except (ClusterError, ShardError, TeacherError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
-        return 130
-    Console().print(summary(shards))
-    return 0
+    return status_of(show, "stopped; the same command goes on")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,12 +21,12 @@ from rich.progress import (
 from rich.table import Table
 
 from pd_lightning.atari import STEPS_PER_HOUR, check_fire, check_game, named_protocol
-from pd_lightning.blocks import Shard
+from pd_lightning.blocks import Header, Shard
 from pd_lightning.machine import chosen_device
 from pd_lightning.recording.filling import Order, fill, fill_on_ray, shard_path
 from pd_lightning.recording.shards import header_of
 from pd_lightning.scores import interval
-from pd_lightning.teacher import load_teacher
+from pd_lightning.teacher import Teacher, load_teacher
 from pd_lightning.tryout import references, show_tryout
 
 GAMES_PER_HOUR = 36
@@ -66,27 +67,59 @@ def record(
         ray: address of a Ray cluster that records, a shard a task: HOST:6379, or auto; its machines must see the same
             folders (needs `pip install -e '.[ray]'`).
     """
-    if not 0.5 / STEPS_PER_HOUR < hours < math.inf:
-        raise ValueError(f"--hours is {hours}: it must be a number more than 0, and at least a step")
-    if parallel < 1:
-        raise ValueError(f"--parallel is {parallel}: it must be at least 1")
-    if seed < 0:
-        raise ValueError(f"--seed is {seed}: it must be at least 0")
-    if check < 0:
-        raise ValueError(f"--check is {check}: it must be at least 0")
-    rules = named_protocol(protocol)
-    folder = Path(root) / check_game(game)
-    usual = [Path(place) / game / "teacher.safetensors" for place in (root, "datasets")]
+    check_amount(hours, parallel, seed, check)
+    usual = [Path(place) / check_game(game) / "teacher.safetensors" for place in (root, "datasets")]
     file = teacher or str(next((path for path in usual if path.is_file()), usual[0]))
     agent = load_teacher(file, game).to(chosen_device(device))
     if fire is None and agent.fire:
         print(
             f"{game}: FIRE is pressed for the teacher, as it was trained; --fire false leaves it out", file=sys.stderr
         )
+    how = {"protocol": protocol, "fire": fire, "parallel": parallel, "seed": seed, "check": check}
+    if ray is None:
+        return record_play(agent, hours, root, **how)
+
+    def on_cluster(folder: Path, plans: list[Header], progress: Progress) -> list[Shard]:
+        return fill_on_ray(ray, [Order(shard_path(folder, plan), plan, file, device) for plan in plans], progress)
+
+    return record_play(agent, hours, root, **how, by=on_cluster)
+
+
+def record_play(
+    agent: Teacher,
+    hours: float = 1.0,
+    root: str = "datasets",
+    *,
+    protocol: str = "paper",
+    fire: bool | None = None,
+    parallel: int = 32,
+    seed: int = 0,
+    check: int = 4,
+    by: Callable[[Path, list[Header], Progress], list[Shard]] | None = None,
+) -> list[Shard]:
+    """Records a teacher that is at hand, one of `Teacher.of` perhaps; otherwise, and the options, as `record`.
+
+    Args:
+        agent: who plays, on the device where it is.
+        hours: see `record`, as all that follow.
+        root: folder of the datasets.
+        protocol: rules of play.
+        fire: press FIRE for it.
+        parallel: games played side by side.
+        seed: of the episodes.
+        check: episodes that it plays first.
+        by: who fills a game's folder with the planned shards (default: this process).
+
+    Raises:
+        ValueError: a number makes no sense, or there is no such protocol.
+        ShardError: a shard is there that is broken or of another recording, or one cannot be written.
+    """
+    check_amount(hours, parallel, seed, check)
+    rules, folder = named_protocol(protocol), Path(root) / agent.game
     full, rest = divmod(round(hours * STEPS_PER_HOUR), STEPS_PER_HOUR)
     goals = [STEPS_PER_HOUR] * full + [rest] * (rest > 0)
     if fire:
-        check_fire(game, "--fire")
+        check_fire(agent.game, "--fire")
     header = header_of(agent, rules, parallel, seed, agent.fire if fire is None else fire)
     plans = [
         replace(header, shard=number, steps_goal=goal, parallel_games=min(parallel, room_for(goal)))
@@ -98,10 +131,19 @@ def record(
     if check and not any(shard_path(folder, plan).exists() for plan in plans):
         show_tryout(agent, rules.name, header.fire, check, console)
     with Progress(*columns, console=console) as progress:
-        if ray is None:
-            return fill(agent, folder, plans, progress)
-        orders = [Order(shard_path(folder, plan), plan, file, device) for plan in plans]
-        return fill_on_ray(ray, orders, progress)
+        return by(folder, plans, progress) if by else fill(agent, folder, plans, progress)
+
+
+def check_amount(hours: float, parallel: int, seed: int, check: int) -> None:
+    """Raises a ValueError that names the first of these that makes no sense."""
+    if not 0.5 / STEPS_PER_HOUR < hours < math.inf:
+        raise ValueError(f"--hours is {hours}: it must be a number more than 0, and at least a step")
+    if parallel < 1:
+        raise ValueError(f"--parallel is {parallel}: it must be at least 1")
+    if seed < 0:
+        raise ValueError(f"--seed is {seed}: it must be at least 0")
+    if check < 0:
+        raise ValueError(f"--check is {check}: it must be at least 0")
 
 
 def room_for(steps: int) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.progress import Progress, TaskID
 
 from pd_lightning.blocks import Header, Shard, ShardError, ShardTaken
+from pd_lightning.blocks.folders import shard_name
 from pd_lightning.cluster import on_ray
 from pd_lightning.machine import chosen_device
 from pd_lightning.recording.shards import check_same, record_shard
@@ -23,7 +24,7 @@ PATIENCE = 0.5
 
 def shard_path(folder: Path, plan: Header) -> Path:
     """Where a shard of a game's folder lies."""
-    return folder / f"{plan.shard:04d}.h5"
+    return folder / shard_name(plan.shard)
 
 
 def kept_shard(path: Path, plan: Header, progress: Progress) -> Shard:

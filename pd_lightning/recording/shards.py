@@ -5,20 +5,16 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import ale_py
 import numpy as np
 
 from pd_lightning import __version__
-from pd_lightning.atari import FRAME_SKIP, Protocol, action_meanings, named_protocol
+from pd_lightning.atari import FRAME_SKIP, Protocol, action_meanings
 from pd_lightning.blocks import BLOCK, STACK, Header, Shard, ShardError, ShardWriter
-from pd_lightning.episodes import Moment, episode_seeds, moments
+from pd_lightning.episodes import RECORDING_SEEDS, Moment, episode_seeds, moments
 from pd_lightning.teacher import Teacher
-
-RECORDING_SEEDS = 4
-"""First part of the key of recorded episodes' seeds: they are never the seeds of a score."""
 
 
 def header_of(teacher: Teacher, rules: Protocol, parallel: int, seed: int = 0, fire: bool = False) -> Header:
@@ -135,12 +131,12 @@ def record_shard(teacher: Teacher, path: Path, header: Header, on_step: Callable
         ShardTaken: the file exists, or somebody else is writing it.
         ShardError: the file cannot be written.
     """
-    rules = replace(
-        named_protocol(header.protocol),
-        epsilon=header.epsilon,
+    rules = Protocol(
+        header.protocol,
         noop_max=header.noop_max,
         frame_limit=header.frame_limit,
         sticky=header.sticky,
+        epsilon=header.epsilon,
     )
     with ShardWriter(path, header) as writer:
         blocks = BlockBuilder(writer)

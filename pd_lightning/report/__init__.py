@@ -1,11 +1,12 @@
 """The paper's tables, learning curves and intervals from runs' own logs: `python -m pd_lightning.report RUN...`.
 
 The rooms: `runs` <- `folders`, `recorded`, `labels`, `measures` <- `tables` <- `lines`, `following`, `teachers`,
-`pictures` <- `charts`; each imports only from those to its left.
+`pictures` <- `charts` <- `findings`; each imports only from those to its left.
 """
 
+from pd_lightning.report.findings import Findings
 from pd_lightning.report.measures import Measure, summarise
-from pd_lightning.report.runs import ReportError, Run, Student, read_run
+from pd_lightning.report.runs import read_run
 from pd_lightning.report.tables import measure, report
 
-__all__ = ["Measure", "ReportError", "Run", "Student", "measure", "read_run", "report", "summarise"]
+__all__ = ["Findings", "Measure", "measure", "read_run", "report", "summarise"]

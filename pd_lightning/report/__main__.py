@@ -8,19 +8,15 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
-from pd_lightning.blocks import ShardError
-from pd_lightning.report.folders import runs_in
-from pd_lightning.report.following import following_table
-from pd_lightning.report.lines import write_csv
-from pd_lightning.report.recorded import recordings_of, teacher_of
-from pd_lightning.report.runs import ReportError
-from pd_lightning.report.tables import measure, report
+from pd_lightning.commands import status_of
+from pd_lightning.files import write_text
+from pd_lightning.report.findings import Findings
 
 
-def main() -> int:
-    """The command line."""
+def options_of(arguments: list[str] | None = None) -> Namespace:
+    """What was asked for."""
     parser = ArgumentParser(
         prog="python -m pd_lightning.report", description="The paper's tables, from runs' own logs."
     )
@@ -40,29 +36,24 @@ def main() -> int:
     parser.add_argument(
         "--output", type=Path, default=None, help="a folder for report.md, report.csv, curves.png and sizes.png"
     )
-    options = parser.parse_args()
-    try:
-        runs = runs_in(options.runs)
-        shards = recordings_of(options.root, runs)
-        if options.output:
-            options.output.mkdir(parents=True, exist_ok=True)
-    except (ReportError, ShardError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    measures = measure(runs, lambda student, game: teacher_of(shards, runs, student, game))
-    text = "\n".join(filter(None, [report(measures), following_table(runs)]))
-    print(text)
-    if options.output:
-        from pd_lightning.report.charts import learning_curves, score_against_size  # takes a second to import
+    return parser.parse_args(arguments)
 
-        (options.output / "report.md").write_text(text)
-        write_csv(options.output / "report.csv", measures)
-        pictures = [learning_curves(runs, measures, options.output / "curves.png"),
-                    score_against_size(measures, options.output / "sizes.png")]  # fmt: skip
-        print(
-            *("report.md", "report.csv", *(p.name for p in pictures if p)), f"are in {options.output}", file=sys.stderr
-        )
-    return 0
+
+def show(options: Namespace) -> None:
+    """Prints the tables, and writes everything to a folder, if one was named."""
+    found = Findings.of(options.runs, options.root)
+    if options.output:
+        options.output.mkdir(parents=True, exist_ok=True)
+    print(found.tables)
+    if options.output:
+        files = [write_text(options.output / "report.md", found.tables), *found.write(options.output)]
+        print(*(file.name for file in files), f"are in {options.output}", file=sys.stderr)
+
+
+def main() -> int:
+    """The command line."""
+    options = options_of()
+    return status_of(lambda: show(options))
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ def attempts(run: Run) -> list[Run]:
     chain, folder, seen = [run], run.folder.resolve(), set()
     while folder and folder not in seen:
         seen.add(folder)
-        folder, moved = before(folder)
+        folder, moved = predecessor(folder)
         if folder and folder not in seen and (folder / "returns.csv").is_file():
             found = read_run(folder)
             known = [(each.student.size, each.student.loss, each.student.games, each.seed) for each in (found, run)]
@@ -98,7 +98,7 @@ def attempts(run: Run) -> list[Run]:
     return chain
 
 
-def before(folder: Path) -> tuple[Path | None, bool]:
+def predecessor(folder: Path) -> tuple[Path | None, bool]:
     """The folder of the run whose checkpoint this one began with, and whether it is not where it was then.
 
     It may have been moved together with this one: then it lies beside it.

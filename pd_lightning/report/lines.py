@@ -6,15 +6,16 @@ import csv
 import math
 from pathlib import Path
 
+from pd_lightning.files import whole
 from pd_lightning.report.tables import Measures
 
 CSV = """size loss games settings acts updates protocol game run episodes return return_std teacher percent_of_teacher
 above_random human_normalised runs"""
 
 
-def write_csv(path: Path, measures: Measures) -> None:
-    """A line for each run and game: what programs want of the report."""
-    with path.open("w", newline="") as file:
+def write_csv(path: Path, measures: Measures) -> Path:
+    """Writes a line for each run and game; returns the file."""
+    with whole(path) as part, part.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(CSV.split())
         for student, games in measures.items():
@@ -27,3 +28,4 @@ def write_csv(path: Path, measures: Measures) -> None:
                                      student.acts, student.updates, student.protocol, game, number, len(values),
                                      one.score, deviation, teacher, one.percent, one.above_random,
                                      one.human, found.folders[number]])  # fmt: skip
+    return path

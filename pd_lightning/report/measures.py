@@ -64,7 +64,7 @@ class Measure:
     @property
     def human(self) -> float:
         """Human-normalised score (Wang et al.), in percent; nan where no human score is known."""
-        return 100 * normalised(self.score, self.game) if self.game in SCORES else math.nan
+        return 100 * normalised(self.score, self.game)
 
     @property
     def _teacher_mean(self) -> float:
@@ -163,19 +163,19 @@ class Summary:
     human: float
 
 
-def summarise(measures: Sequence[Measure], seed: int = 0) -> Summary:
+def summarise(measures: Sequence[Measure]) -> Summary:
     """Over games; nan where a game's percentage has no meaning.
 
     A run of a student of several games is drawn for all of them at once: what is good or bad about it, is so in all.
     """
     percents = np.array([measure.percent for measure in measures])
-    common = np.random.default_rng([seed, len(measures)])
+    common = np.random.default_rng([0, len(measures)])
     if all(measure.together for measure in measures):
         drawn = [draw_runs(len(measures[0].runs), common)] * len(measures)
     else:  # how far runs lie apart, as a share of the teacher's score, all games say together
         spread = students_spread(max(sum(len(measure.runs) - 1 for measure in measures), 1), common)
         drawn = [draw_runs(len(measure.runs), common, spread) for measure in measures]
-    chances = [np.random.default_rng([seed, i]) for i in range(len(measures))]
+    chances = [np.random.default_rng([0, i]) for i in range(len(measures))]
     draws = np.stack([m.resampled(rng, weights) for m, rng, weights in zip(measures, chances, drawn, strict=True)])
     single = [each.above_random for measure in measures for each in measure.singles]
     return Summary(

@@ -11,6 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from pd_lightning.files import whole
+
 WIDTH = 9.0
 """Inches; at 100 dots an inch that is the width of a README."""
 LETTERS = 125
@@ -29,9 +31,9 @@ def styles_of(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
     }  # fmt: skip
 
 
-def figure_of(games: Sequence[str], columns: int = 2) -> tuple[Figure, dict[str, Axes]]:
-    """A figure with a plot for each game."""
-    columns = min(columns, len(games))
+def figure_of(games: Sequence[str]) -> tuple[Figure, dict[str, Axes]]:
+    """A figure with a plot for each game, two in a row."""
+    columns = min(2, len(games))
     rows = -(-len(games) // columns)
     figure = Figure((WIDTH, 3.2 * rows), dpi=100, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
@@ -60,5 +62,6 @@ def finish(figure: Figure, axes: dict[str, Axes], path: Path) -> Path:
             break
         legend.remove()
     figure.set_figheight(figure.get_figheight() + box.height / figure.dpi)  # none of it at the plots' cost
-    figure.savefig(path, bbox_inches="tight", pad_inches=0.05)
+    with whole(path) as part:
+        figure.savefig(part, bbox_inches="tight", pad_inches=0.05)
     return path

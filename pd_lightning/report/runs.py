@@ -22,6 +22,10 @@ LEARNING = ("max_steps", "max_epochs", "max_time", "accumulate_grad_batches", "g
 """Options of the Trainer that change what is learned."""
 
 
+CLASSES = ("PolicyDistillation", "TeacherDatasets", "LiveTeacher", "PQN", "ParallelPlay")
+"""Whose options say all."""
+
+
 class ReportError(ValueError):
     """A folder is not a run that can be reported; the message names it and what is wrong."""
 
@@ -123,16 +127,20 @@ def read_run(folder: Path) -> Run:
         data = config.get("data", {}).get("init_args", {})
         if "root" in data:
             data["root"] = normal(str(data["root"]))
-        what = describe(config, tuple(sorted(curve)))
-        root = "" if "beta" in data else data.get("root", "")
+        student = Student(
+            **described(config),
+            games=tuple(sorted(curve)),
+            updates=max(updates, default=0),
+            protocol=protocol,
+            fire=fire,
+            root="" if "beta" in data else data.get("root", ""),
+        )
     except (KeyError, TypeError, ValueError, AttributeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())[:120]
         raise ReportError(f"{folder}: config.yaml or returns.csv lacks or garbles {reason}; leave it out") from None
     if not curve:
         raise ReportError(f"{folder}: returns.csv has no episodes; the run was stopped before its first rollout")
-    return Run(
-        folder, seed, int(data.get("seed") or 0), Student(*what, max(updates), protocol, fire, root), curve, teacher
-    )
+    return Run(folder, seed, int(data.get("seed") or 0), student, curve, teacher)
 
 
 def normal(root: str) -> str:
@@ -180,14 +188,20 @@ def read_curve(path: Path) -> dict[str, dict[int, np.ndarray]]:
     }
 
 
-def describe(config: dict[str, Any], games: tuple[str, ...]) -> tuple[str, str, tuple[str, ...], str, tuple[str, ...]]:
-    """Size, loss, games, who acted, and other settings of a run, as they are shown."""
+def described(config: dict[str, Any]) -> dict[str, Any]:
+    """Size, loss, who acted, and other settings of a run, as they are shown: fields of a `Student`."""
     model = config["model"]
     settings = dict(model.get("init_args", {}))
-    size = str(settings.pop("size"))
-    loss = str(settings.pop("loss", model["class_path"].rsplit(".", 1)[-1]))
+    kind = class_of(model)
+    size = str(settings.pop("size", kind))
+    loss = str(settings.pop("loss", kind))
     temperature, perplexity = settings.pop("temperature", None), settings.pop("perplexity", None)
-    if loss == "kl":
+    for part in ("model", "data"):  # another class may do anything with the same options
+        if (found := class_of(config.get(part, {}))) not in ("", loss, *CLASSES):
+            settings[f"{part}_class"] = found
+    if config.get("optimizer"):  # these are for the usual one
+        settings = {name: value for name, value in settings.items() if name not in ("learning_rate", "warmup")}
+    if loss == "kl" and temperature is not None:
         loss += f", τ = {temperature}" if temperature != "auto" else ""
         if "auto" in (temperature.values() if isinstance(temperature, dict) else [temperature]):
             loss += f", perplexity {perplexity:g}"
@@ -203,7 +217,13 @@ def describe(config: dict[str, Any], games: tuple[str, ...]) -> tuple[str, str, 
     if settings.get("accumulate_grad_batches") == 1:
         del settings["accumulate_grad_batches"]
     settings |= {name: config[name] for name in ("optimizer", "lr_scheduler") if config.get(name)}
-    return size, loss, games, acts, tuple(f"{key} {short(value)}" for key, value in sorted(settings.items()))
+    said = tuple(f"{key} {short(value)}" for key, value in sorted(settings.items()))
+    return {"size": size, "loss": loss, "acts": acts, "settings": said}
+
+
+def class_of(part: dict[str, Any]) -> str:
+    """The name of a class in a configuration."""
+    return str(part.get("class_path", "")).rsplit(".", 1)[-1]
 
 
 def short(value: Any) -> str:

@@ -1,7 +1,7 @@
 """The paper's experiments by one command: `python -m pd_lightning.reproduce losses` (or another of `EXPERIMENTS`).
 
-The rooms: `plans` (what is run) <- `tasks` (one run, wherever it is done) <- `workers` (who does them) <- `results`
-(what is written about them).
+The rooms: `tasks` (one run, wherever it is done) <- `plans` (what is run), `workers` (who does it) <- `results` (what
+is written about it).
 """
 
 from pd_lightning.reproduce.plans import EXPERIMENTS, Plan, plan

@@ -11,8 +11,7 @@ from typing import Literal
 from jsonargparse import auto_cli
 from rich.console import Console
 
-from pd_lightning.blocks import ShardError
-from pd_lightning.cluster import ClusterError
+from pd_lightning.commands import STOPPED, status_of
 from pd_lightning.reproduce.plans import EXPERIMENTS, Settings, plan
 from pd_lightning.reproduce.results import write_results
 from pd_lightning.reproduce.tasks import Task, TaskError
@@ -111,14 +110,12 @@ def reproduce(
 
 def main() -> int:
     """The command line."""
-    try:
-        return int(auto_cli(reproduce, prog="python -m pd_lightning.reproduce"))  # pyright: ignore[reportArgumentType]
-    except (ClusterError, TaskError, ShardError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
-        os._exit(130)  # threads wait for commands that the terminal has interrupted too
+    status = status_of(
+        lambda: auto_cli(reproduce, prog="python -m pd_lightning.reproduce"), "stopped; the same command goes on"
+    )
+    if status == STOPPED:
+        os._exit(status)  # threads wait for commands that the terminal has interrupted too
+    return status
 
 
 if __name__ == "__main__":

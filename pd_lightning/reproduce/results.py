@@ -11,15 +11,12 @@ from pathlib import Path
 
 import torch
 
-from pd_lightning.report.charts import learning_curves, score_against_size
-from pd_lightning.report.folders import runs_in
-from pd_lightning.report.following import following_table
-from pd_lightning.report.lines import write_csv
-from pd_lightning.report.recorded import Recordings, recordings_of, teacher_of
+from pd_lightning.files import write_text
+from pd_lightning.report.findings import Findings
+from pd_lightning.report.recorded import Recordings
 from pd_lightning.report.runs import Run
-from pd_lightning.report.tables import measure, report
 from pd_lightning.reproduce.plans import Settings
-from pd_lightning.reproduce.tasks import DONE, Task, write_whole
+from pd_lightning.reproduce.tasks import DONE, Task
 
 DIFFERENCES = """\
 - Teachers are PQN's, not DQN's, and scored from no-op starts: absolute scores do not compare with the paper's, shares
@@ -46,29 +43,21 @@ def write_results(tasks: Sequence[Task], settings: Settings, command: str, left_
         RESULTS.md.
     """
     output = Path(settings.output)
-    runs = runs_in([Path(task.folder) for task in tasks])
-    shards = recordings_of(Path(settings.root), runs)
-    measures = measure(runs, lambda student, game: teacher_of(shards, runs, student, game))
-    curves = learning_curves(runs, measures, output / "curves.png")
-    sizes = score_against_size(measures, output / "sizes.png")
-    write_csv(output / "report.csv", measures)
+    found = Findings.of([Path(task.folder) for task in tasks], Path(settings.root))
+    pictures = [path for path in found.write(output) if path.suffix == ".png"]
     seconds = [float(json.loads((Path(task.folder) / DONE).read_text())["seconds"]) for task in tasks]
     text = "\n\n".join(
         [
             "# Results",
             f"Made by\n\n```bash\n{command}\n```",
-            about(runs, seconds, shards),
+            about(found.runs, seconds, found.recordings),
             *(f"Left out is {game}: {reason}." for game, reason in left_out.items()),
-            report(measures).strip(),
-            *filter(None, [following_table(runs).strip()]),
-            f"![learning curves]({curves.name})",
-            *([f"![score against size]({sizes.name})"] if sizes else []),
+            found.tables.strip(),
+            *(f"![{path.stem}]({path.name})" for path in pictures),
             f"## Differs from the paper\n\n{DIFFERENCES}",
         ]
     )
-    path = output / "RESULTS.md"
-    write_whole(path, text + "\n")
-    return path
+    return write_text(output / "RESULTS.md", text + "\n")
 
 
 def each(values: Iterable[str]) -> str:

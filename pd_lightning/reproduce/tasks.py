@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pd_lightning.files import write_text
+
 BEGUN = "begun.json"
 """Appears in a task's folder when its command begins."""
 DONE = "done.json"
@@ -24,7 +26,7 @@ LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 PR_SET_PDEATHSIG = 1  # sys/prctl.h
 
 
-class TaskError(RuntimeError):
+class TaskError(ValueError):
     """A task's command failed; the message names its log and the last line of it."""
 
 
@@ -105,7 +107,7 @@ def execute(task: Task, environment: Mapping[str, str] | None = None) -> float:
             raise TaskError(
                 f"{task.name}: another process is at it ({folder}); wait until it ends, or stop it"
             ) from None
-        write_whole(folder / BEGUN, json.dumps(asdict(task), indent=2) + "\n")
+        write_text(folder / BEGUN, json.dumps(asdict(task), indent=2) + "\n")
         process = subprocess.Popen(
             words,
             stdin=subprocess.DEVNULL,
@@ -125,7 +127,7 @@ def execute(task: Task, environment: Mapping[str, str] | None = None) -> float:
         raise TaskError(
             f"{task.name}: exit status {status}, {_last_line(folder / 'log.txt')}; see {folder / 'log.txt'}"
         )
-    write_whole(folder / DONE, json.dumps({**asdict(task), "seconds": spent}, indent=2) + "\n")
+    write_text(folder / DONE, json.dumps({**asdict(task), "seconds": spent}, indent=2) + "\n")
     return spent
 
 
@@ -144,12 +146,5 @@ def _add_seconds(folder: Path, seconds: float) -> float:
     """Keeps count over attempts."""
     path = folder / "seconds.txt"
     before = float(path.read_text()) if path.is_file() else 0.0
-    write_whole(path, f"{before + seconds:.1f}\n")
+    write_text(path, f"{before + seconds:.1f}\n")
     return before + seconds
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file, whole or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(text)
-    part.replace(path)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import math
-import os
+import signal
 import sys
 from pathlib import Path
 
 from jsonargparse import auto_cli
 
-from pd_lightning.blocks import Shard, find_shards
+from pd_lightning.commands import status_of
 from pd_lightning.machine import usual_room
+from pd_lightning.recorded import open_game
 from pd_lightning.remote import local_root
 from pd_lightning.streaming.mixing import (
     Mixture,
     batch_sizes,
     build_streams,
+    check_data,
     check_devices,
     check_mixing,
     choose_reaches,
@@ -37,6 +38,7 @@ def order(
     mixing: str = "balanced",
     weights: dict[str, float] = {},  # noqa: B006 (never changed)
     cache: str | None = None,
+    allow_mixed: bool = False,
 ) -> None:
     """Prints the states that a rank would see in an epoch: game, batch, shard, block, step; reads no frames.
 
@@ -54,25 +56,19 @@ def order(
         mixing: balanced (every batch holds every game) or one_game.
         weights: of games, 1 where none is given.
         cache: where the shards of a URL are kept (default: as for a fit).
+        allow_mixed: accept shards of different teachers or protocols in one game's folder.
     """
     games = games.split(",") if isinstance(games, str) else games
-    if len(set(games)) != len(games):
-        raise ValueError(f"games is {','.join(games)}: name each once")
+    check_data(games, batch_size, seed, memory)
     every = check_mixing(games, mixing, weights)
-    if ranks < 1:
-        raise ValueError(f"ranks is {ranks}: it must be at least 1")
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}: it must be at least 1")
-    if epoch < 0 or seed < 0:
-        raise ValueError(f"epoch and seed are {epoch} and {seed}: they must be at least 0")
-    if memory is not None and not 0 < memory < math.inf:
-        raise ValueError(f"memory is {memory}: it must be a number of GiB above 0")
+    if ranks < 1 or epoch < 0:
+        raise ValueError(f"ranks is {ranks}, epoch {epoch}: choose at least 1, and at least 0")
     sizes = batch_sizes(batch_size, mixing, every)
     check_devices(batch_size, ranks, sizes)
     local = local_root(root, games, cache)
     blocks = {}
     for game in games:
-        shards = [Shard(path) for path in find_shards(local / game)]
+        shards = open_game(local / game, game, allow_mixed)
         blocks[game] = Blocks(shards, held_out(shards, validation, seed)[0])
     room = usual_room("cpu", ranks) if memory is None else int(memory * 2**30)
     reaches = choose_reaches(blocks, sizes, room)
@@ -92,16 +88,9 @@ def print_order(mixture: Mixture, epoch: int) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    try:
-        auto_cli({"order": order}, args=arguments, prog="python -m pd_lightning.streaming")
-        sys.stdout.flush()
-    except BrokenPipeError:  # whoever reads, such as `head`, has seen enough; there is nobody to flush to at the end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return status_of(lambda: auto_cli({"order": order}, args=arguments, prog="python -m pd_lightning.streaming"))
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it, as it ends other commands
     sys.exit(main())

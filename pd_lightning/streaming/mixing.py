@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -13,6 +14,18 @@ from pd_lightning.streaming.source import choose_reach, memory_of
 from pd_lightning.streaming.stream import Batch, Stream, new_workers
 
 MIXINGS = ("balanced", "one_game")
+
+
+def check_data(games: Sequence[str], batch_size: int, seed: int, memory: float | None) -> None:
+    """Raises a ValueError that names the first of these that makes no sense: see `TeacherDatasets`."""
+    if not games or len(set(games)) != len(games):
+        raise ValueError(f"games is {games}: name at least one, and each once")
+    if seed < 0:
+        raise ValueError(f"seed is {seed}: choose --data.seed of 0 or more")
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}: choose --data.batch_size of at least 1")
+    if not (memory is None or 0 < memory < math.inf):
+        raise ValueError(f"memory is {memory}: choose --data.memory, a number of GiB above 0")
 
 
 def check_mixing(games: list[str], mixing: str, weights: Mapping[str, float]) -> dict[str, float]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pd_lightning.atari import action_meanings, check_game
 from pd_lightning.networks import QNetwork
 from pd_lightning.teacher.borrowed import BorrowedNetwork
 from pd_lightning.teacher.fault import TeacherError
@@ -38,7 +40,7 @@ class Teacher(nn.Module):
 
     def __init__(
         self,
-        network: QNetwork | BorrowedNetwork,
+        network: QNetwork | BorrowedNetwork | AnyNetwork,
         name: str,
         about: Mapping[str, str] | None = None,
         *,
@@ -48,17 +50,66 @@ class Teacher(nn.Module):
         super().__init__()
         if len(network.games) != 1:
             raise TeacherError(f"{name} plays {', '.join(network.games)}: a teacher plays one game")
-        self.network = network.float().eval().requires_grad_(False)
+        self.network: Any = network.float().eval().requires_grad_(False)
         self.game, self.actions = next(iter(network.games.items()))
         self.name, self.about = name, dict(about or {})
         self.outputs, self.fire = outputs, fire
         self.sha256 = weights_sha256(network.state_dict())
 
+    @classmethod
+    def of(
+        cls,
+        policy: Callable[[Tensor], Tensor],
+        game: str,
+        name: str,
+        *,
+        outputs: str = "q",
+        fire: bool = False,
+    ) -> Teacher:
+        """A teacher that is anything which can be called: a module, or a function that changes states as it needs them.
+
+        Args:
+            policy: states uint8 [B, 4, 84, 84] to outputs [B, A], one for each action of the game's minimal set, in the
+                order of `pd_lightning.atari.action_meanings(game)`; a module is moved to a device with the teacher.
+            game: the game, in the emulator's snake case.
+            name: what recordings call it. Name it anew when it changes: only of a module are the weights known.
+            outputs: what it says of an action: "q", or "logits" of its policy.
+            fire: whether FIRE was pressed for it while it learned, at a start and after each lost life.
+
+        Raises:
+            ValueError: there is no such game, or no such kind of outputs.
+        """
+        if outputs not in ("q", "logits"):
+            raise TeacherError(f"{name}: outputs is {outputs!r}, allowed are 'q' and 'logits'")
+        return cls(AnyNetwork(policy, check_game(game), name), name, outputs=outputs, fire=fire)
+
     def forward(self, states: Tensor) -> Tensor:
         """States uint8 [B, 4, 84, 84], on any device, to outputs float32 [B, A] on the teacher's device."""
-        device = next(self.network.parameters()).device
-        with torch.inference_mode(), torch.autocast(device.type, enabled=False):
-            return self.network({self.game: states.to(device)})[self.game]
+        first = next(self.network.parameters(), None)
+        device = states.device if first is None else first.device
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            return self.network({self.game: states.to(device)})[self.game].float()
+
+
+class AnyNetwork(nn.Module):
+    """What can be called, as a network of one game."""
+
+    size = "own"
+
+    def __init__(self, policy: Callable[[Tensor], Tensor], game: str, name: str) -> None:
+        super().__init__()
+        self.games = {game: len(action_meanings(game))}
+        self.policy = policy  # a module becomes part of this one
+        # What has no weights is known by its name.
+        self.register_buffer("named", torch.tensor(list(name.encode()), dtype=torch.uint8))
+
+    def float(self) -> AnyNetwork:
+        """Itself: a module has the precision that it was given."""
+        return self
+
+    def forward(self, states: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Outputs of the game."""
+        return {game: self.policy(batch) for game, batch in states.items()}
 
 
 def weights_sha256(state: Mapping[str, Tensor]) -> str:

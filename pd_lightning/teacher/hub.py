@@ -13,6 +13,7 @@ from typing import Any
 
 import fsspec
 
+from pd_lightning.files import whole
 from pd_lightning.remote import cache_folder
 from pd_lightning.teacher.archives import TEXT_LIMIT, WEIGHTS_LIMIT
 from pd_lightning.teacher.fault import TeacherError, naming
@@ -64,9 +65,8 @@ def fetch(url: str) -> Path:
                 _get(
                     files, f"{root}/{name}", folder / name, WEIGHTS_LIMIT if name == chosen else TEXT_LIMIT, sizes[name]
                 )
-        part = record.with_name(f"{record.name}.part{os.getpid()}")
-        part.write_text(chosen)
-        part.replace(record)
+        with whole(record) as part:
+            part.write_text(chosen)
     return folder / chosen
 
 
@@ -90,15 +90,10 @@ def _get(files: Any, place: str, target: Path, limit: int, size: int) -> None:
     if size > limit:
         raise TeacherError(f"hf://{place}: {size:,} bytes, allowed are {limit:,}; choose another model")
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.part{os.getpid()}")
-    try:
-        with files.open(place, "rb") as source, part.open("wb") as opened:
-            left = limit
-            while piece := source.read(1 << 20):
-                left -= len(piece)
-                if left < 0:
-                    raise TeacherError(f"hf://{place}: more than the {limit:,} bytes allowed; choose another model")
-                opened.write(piece)
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole(target) as part, files.open(place, "rb") as source, part.open("wb") as opened:
+        left = limit
+        while piece := source.read(1 << 20):
+            left -= len(piece)
+            if left < 0:
+                raise TeacherError(f"hf://{place}: more than the {limit:,} bytes allowed; choose another model")
+            opened.write(piece)

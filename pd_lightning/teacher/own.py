@@ -16,12 +16,15 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from pd_lightning.files import sync, whole
 from pd_lightning.networks import SIZES, QNetwork
 from pd_lightning.teacher.agent import Teacher, weights_sha256
 from pd_lightning.teacher.fault import TeacherError, naming
 
 FORMAT = "pd_lightning.teacher"
 VERSION = "1"
+NETWORK = "pd_lightning.networks.Student"
+"""What a checkpoint of PolicyDistillation calls the network that can be built without its class."""
 PREFIXES = ("network.", "student.")
 """Where a Lightning checkpoint of ours keeps the network: of PQN, of PolicyDistillation."""
 
@@ -61,12 +64,9 @@ def save_teacher(
     metadata["digest"] = _digest(weights, metadata)
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.part")
-    with part.open("wb") as file:  # not save_file: it would be readable by its owner alone
-        file.write(save(weights, metadata))
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(target)
+    with whole(target) as part:
+        part.write_bytes(save(weights, metadata))  # not save_file: it would be readable by its owner alone
+        sync(part)
     return target
 
 
@@ -133,6 +133,12 @@ def from_checkpoint(checkpoint: Mapping[Any, Any], file: Path, game: str | None 
     fits = isinstance(games, dict) and games and all(map(_is_game, games, games.values()))
     if prefix is None or not isinstance(games, dict) or not fits or not isinstance(size, str) or size not in SIZES:
         raise TeacherError(f"{file}: not a checkpoint of PQN or PolicyDistillation; name a .ckpt of pd_lightning")
+    built = checkpoint.get("network", NETWORK)  # those of before did not say
+    if built != NETWORK:
+        raise TeacherError(
+            f"{file}: its network is {str(built)[:80]}, which only its own code can build: load it there, by "
+            "load_from_checkpoint, and wrap it as pd_lightning.teacher.Teacher.of(...)"
+        )
     if len(games) > 1 and game not in games:
         raise TeacherError(
             f"{file}: plays {', '.join(map(str, games))[:80]}, and a teacher plays one game: give --game, one of these"
@@ -149,7 +155,8 @@ def from_checkpoint(checkpoint: Mapping[Any, Any], file: Path, game: str | None 
     if settings.get("loss") == "kl" and isinstance(temperature, int | float):
         about["temperature"] = str(temperature)
     # What a student says of an action is a logit, unless it was to repeat the teacher's Q-values.
-    outputs = "q" if prefix == "network." or settings.get("loss") == "mse" else "logits"
+    becomes = checkpoint.get("outputs", "q" if settings.get("loss") == "mse" else "logits")
+    outputs = "q" if prefix == "network." or becomes == "q" else "logits"
     layer_norm = bool(settings.get("layer_norm", True)) if prefix == "network." else False
     fire = checkpoint.get("fire")
     pressed = isinstance(fire, dict) and fire.get(chosen) is True

@@ -1,0 +1,42 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A file to write to, which takes the name of `path` at the end; it is gone if anything fails before.
+
+    Args:
+        path: the file as it is to be called; its folder must be there.
+
+    Yields:
+        A file beside it, of the same suffix (by which some libraries know the format).
+    """
+    part = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Writes a text, whole or not at all; returns the file."""
+    with whole(path) as part:
+        part.write_text(text)
+    return path
+
+
+def sync(path: Path) -> None:
+    """Waits until a file's content, or the names in a folder, would survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
