@@ -31,7 +31,7 @@ from pd_lightning.folder import RunConfig, checkpoint_folders, claim_folder, for
 from pd_lightning.machine import fastest_precision, keep_freed_memory
 from pd_lightning.networks import parameter_count
 from pd_lightning.parser import Parser, fail
-from pd_lightning.summary import network_of, size_of
+from pd_lightning.summary import games_of, network_of, size_of
 
 PRESETS = Path(__file__).parent / "presets"
 SUBCOMMANDS = ("fit", "validate", "test")
@@ -140,7 +140,7 @@ class DistillationCLI(LightningCLI):
         claim_folder(self.trainer.loggers, begins=keeps and not self.config.fit.ckpt_path)
         if not self.config.fit.trainer.enable_model_summary:
             network = network_of(self.model)
-            games = ", ".join(network.games)
+            games = ", ".join(games_of(network, self.datamodule))
             rank_zero_info(f"network: {size_of(network)} of {games}, {parameter_count(network):,} parameters")
 
     def after_fit(self) -> None:

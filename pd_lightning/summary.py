@@ -28,7 +28,8 @@ def results_table(
     """
     network = network_of(model)
     parameters = parameter_count(network)
-    share = 100 * parameters / parameter_count(QNetwork(network.games, "dqn"))
+    games = games_of(network, data)
+    share = 100 * parameters / parameter_count(QNetwork(games, "dqn"))
     protocol = next((returns.protocol for returns in scores.values()), "")
     teachers = teachers_of(data, scores)
     table = Table(
@@ -41,7 +42,7 @@ def results_table(
     table.add_column("game")
     for name in ("teacher", "student ± 95%", "episodes", "of teacher", "parameters (of dqn)", "agreement", "seconds"):
         table.add_column(name, justify="right")
-    for game in network.games:
+    for game in games:
         returns, teacher = scores.get(game), teachers.get(game, math.nan)
         low, high = returns.interval if returns else (math.nan, math.nan)
         table.add_row(
@@ -58,15 +59,13 @@ def results_table(
 
 
 def network_of(model: Any) -> Any:
-    """What a module trains: its `student`, or its `network`.
+    """What a module trains: its `student` or its `network`; of one that has neither, all of it."""
+    return getattr(model, "student", None) or getattr(model, "network", None) or model
 
-    Raises:
-        ValueError: it has neither.
-    """
-    found = getattr(model, "student", None) or getattr(model, "network", None)
-    if found is None:
-        raise ValueError(f"{type(model).__name__} has neither a student nor a network: give it one of these attributes")
-    return found
+
+def games_of(network: Any, data: Any) -> Mapping[str, int]:
+    """The games that a network plays, with their numbers of actions: as it says, or as the data do."""
+    return getattr(network, "games", None) or data.actions
 
 
 def size_of(network: Any) -> str:

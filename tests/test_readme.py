@@ -6,9 +6,15 @@ import shlex
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import yaml
 
+from pd_lightning.blocks import Shard, find_shards
 from pd_lightning.cli import main
+from pd_lightning.datamodule import TeacherDatasets
+from pd_lightning.report.runs import described
+from pd_lightning.teacher import load_teacher
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -59,12 +65,49 @@ def test_every_module_command_in_the_readme_has_the_options_that_it_uses(
         assert option in help_text, option
 
 
+def python_after(heading: str) -> str:
+    """The Python that the README shows next after some words."""
+    return re.findall(r"```python\n(.*?)```", README[README.index(heading) :], re.S)[0]
+
+
 def test_the_readmes_python_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(ROOT)
-    (snippet,) = re.findall(r"```python\n(.*?)```", README, re.S)
-    exec(compile(snippet, "README.md", "exec"), {})
+    exec(compile(python_after("**From Python.**"), "README.md", "exec"), {})
     mean = float(capsys.readouterr().out.split()[0])
     assert -21 <= mean <= 21
+
+
+def test_the_readmes_loss_trains_and_the_report_tells_it_apart(monkeypatch, tmp_path, datasets) -> None:
+    (tmp_path / "mine.py").write_text(python_after("**A loss, or a network.**"))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    given = ["--model.delta", "0.1", "--model.size", "net3", f"--data.root={datasets}", "--trainer.max_steps", "3"]
+    fast = ["--rollouts.at_start", "false", "--rollouts.at_end", "false", "--film.enabled", "false"]
+    for more in ([], ["--ckpt_path", "last", "--trainer.max_steps", "5"]):
+        main(["fit", "--model", "mine.Huber", *given, *fast, "--trainer.val_check_interval", "3", *more])
+    folders = sorted((tmp_path / "lightning_logs").iterdir())
+    checkpoint = folders[-1] / "checkpoints/last.ckpt"
+    assert load_teacher(checkpoint).outputs == "q"
+    assert "model_class Huber" in described(yaml.safe_load((folders[-1] / "config.yaml").read_text()))["settings"]
+
+
+def test_the_readmes_own_teacher_is_recorded(monkeypatch, tmp_path) -> None:
+    monkeypatch.chdir(tmp_path)
+    snippet = python_after("**A teacher** of any kind").replace("hours=1", "hours=0.003, check=0")
+    exec(compile(snippet, "README.md", "exec"), {"my_policy": lambda states: states[:, -1, 40, :4].double() / 255})
+    (shard,) = map(Shard, find_shards(tmp_path / "mine/breakout"))
+    assert shard.header.teacher == "my agent"
+    states = shard.states(0)
+    np.testing.assert_allclose(shard.q_values[0][: len(states)], states[:, -1, 40, :4] / 255, rtol=1e-6)
+
+
+def test_the_readmes_loop_sees_every_state_once(monkeypatch) -> None:
+    monkeypatch.chdir(ROOT)
+    found: dict = {}
+    snippet = python_after("**A training loop.**").replace("TeacherDatasets(", "TeacherDatasets(batch_size=4096, ")
+    exec(compile(snippet + "    seen.append(len(states))\n", "README.md", "exec"), found | {"seen": (seen := [])})
+    blocks = TeacherDatasets(str(ROOT / "datasets")).blocks["pong"]
+    assert sum(seen) == blocks.states
 
 
 @pytest.mark.parametrize("name", ["README.md", "RESULTS.md", "datasets/README.md", "CHANGELOG.md"])

@@ -72,11 +72,17 @@ class Rollouts(Callback):
         self._metrics: dict[str, float] = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuses to press FIRE where there is none, and averages that nobody would score, before anything is computed.
+        """Refuses, before anything is computed, what would go wrong later.
 
         Raises:
-            ValueError: see above.
+            ValueError: the module does not say who plays, weights are averaged in a way that nobody would score, or
+                FIRE is to be pressed where there is none.
         """
+        if not hasattr(pl_module, "policies"):
+            raise ValueError(
+                f"{type(pl_module).__name__} has no policies(), which say who plays: {{game: states to outputs}}, as "
+                "PolicyDistillation.policies"
+            )
         if any(isinstance(each, StochasticWeightAveraging) for each in trainer.callbacks):  # pyright: ignore[reportAttributeAccessIssue]
             raise ValueError(
                 "StochasticWeightAveraging has its average only after the last score and checkpoint: choose "
