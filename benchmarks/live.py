@@ -24,11 +24,11 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks.training import synchronise
-from pd_lightning.cli import quieten
 from pd_lightning.datamodule import TeacherDatasets
 from pd_lightning.distillation import PolicyDistillation
 from pd_lightning.live import LiveTeacher
 from pd_lightning.machine import fastest_precision, keep_freed_memory
+from pd_lightning.messages import quieten
 
 WARM_UP = 40
 """Updates before the clock starts."""

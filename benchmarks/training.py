@@ -28,11 +28,11 @@ from rich.progress import track
 from rich.table import Table
 
 from pd_lightning.callbacks import Checkpoint
-from pd_lightning.cli import quieten
 from pd_lightning.datamodule import TeacherDatasets
 from pd_lightning.distillation import PolicyDistillation
 from pd_lightning.losses import LOSSES
 from pd_lightning.machine import fastest_precision, keep_freed_memory
+from pd_lightning.messages import quieten
 from pd_lightning.networks import Student
 from pd_lightning.streaming import Batch
 from pd_lightning.streaming.mixing import Mixture

@@ -48,7 +48,7 @@ def find_checkpoint(name: str, folders: Sequence[Path]) -> Path:
         raise CheckpointError(f"--ckpt_path {name}: no run here has left a {name}.ckpt; name a file, or start anew")
     newest = max(found, key=_written)
     for folder in folders:  # a run makes it when it begins, and fills it later
-        if folder.is_dir() and not any(folder.glob("*.ckpt")) and _written(folder) > _written(newest):
+        if folder.is_dir() and not any(folder.glob("[!.]*.ckpt")) and _written(folder) > _written(newest):
             raise CheckpointError(
                 f"--ckpt_path {name}: {folder.parent}, the newest run here, has left no checkpoint yet, or was killed "
                 f"before it could; give its command without --ckpt_path, or name {newest} to go on from there"
@@ -76,8 +76,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen kinds for files that are not its own
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        others = [other for other in path.parent.glob("[!.]*.ckpt") if other != path]
+        newest = f", {max(others, key=_written)} perhaps" if others else ""
         raise CheckpointError(
-            f"{path}: not a whole checkpoint that loads without running code ({reason}); name another"
+            f"{path}: not a whole checkpoint that loads without running code ({reason}); name another{newest}"
         ) from None
     parts = ("state_dict", "hyper_parameters")
     if not isinstance(checkpoint, dict) or not all(isinstance(checkpoint.get(part), Mapping) for part in parts):
@@ -166,7 +168,7 @@ def refuse_other_weights(path: Path, checkpoint: Mapping[str, Any], model: pl.Li
     """Compares games, then names and shapes of weights, with the model's, before anything is computed.
 
     Raises:
-        CheckpointError: they differ.
+        CheckpointError: they differ, or some are not finite.
     """
     games, mine = checkpoint["hyper_parameters"].get("games"), model.hparams.get("games")
     if games != mine:
@@ -179,3 +181,5 @@ def refuse_other_weights(path: Path, checkpoint: Mapping[str, Any], model: pl.Li
                 f"{path}: {name} is {saved.get(name, 'missing')}, in a {type(model).__name__} of that size and those "
                 f"games it is {built.get(name, 'missing')}; name a checkpoint of this architecture"
             )
+        if not checkpoint["state_dict"][name].isfinite().all():
+            raise CheckpointError(f"{path}: {name} has numbers that are not finite: that run diverged; name another")

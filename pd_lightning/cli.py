@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
+import errno
 import re
+import signal
 import sys
 import time
-import traceback
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,8 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI, ReduceLROnPlateau
+from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from pd_lightning.callbacks import Checkpoint, Film, Rollouts, UpdatesBar
 from pd_lightning.checkpoints import (
@@ -29,11 +30,16 @@ from pd_lightning.checkpoints import (
 from pd_lightning.ending import report
 from pd_lightning.folder import RunConfig, checkpoint_folders, claim_folder, forget_stop, job_folder, own_loggers
 from pd_lightning.machine import fastest_precision, keep_freed_memory
+from pd_lightning.messages import fail, our_own, quieten
 from pd_lightning.networks import parameter_count
-from pd_lightning.parser import Parser, fail
+from pd_lightning.parser import Parser
 from pd_lightning.summary import games_of, network_of, size_of
 
 PRESETS = Path(__file__).parent / "presets"
+STOPPED_BY_SIGTERM = 128 + signal.SIGTERM
+"""Exit status, as shells have it: whoever waits for a run must not take it for one that has ended."""
+NOT_OURS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)
+"""Errors of the system that are no fault of a program."""
 SUBCOMMANDS = ("fit", "validate", "test")
 
 
@@ -107,6 +113,9 @@ class DistillationCLI(LightningCLI):
             super().instantiate_classes()
         except (ValueError, MisconfigurationException) as error:
             fail(str(our_own(error) or error))
+        if isinstance(self.trainer.strategy.launcher, _MultiProcessingLauncher):
+            name = self.config[str(self.subcommand)].trainer.strategy
+            fail(f"--trainer.strategy {name} leaves scores and weights in processes that end: choose ddp")
         if self.checkpoint is not None:
             refuse_other_weights(Path(self.config[str(self.subcommand)].ckpt_path), self.checkpoint, self.model)
             self._over = is_over(self.checkpoint, self.trainer)
@@ -181,36 +190,6 @@ class DistillationCLI(LightningCLI):
         report(self.trainer, time.monotonic() - self._started)
 
 
-def our_own(error: BaseException | None) -> BaseException | None:
-    """The error, or its cause, that this package raised itself: such messages say what to do."""
-    while error is not None:
-        *_, frame = [None, *(frame for frame, _ in traceback.walk_tb(error.__traceback__))]
-        if frame is not None and frame.f_globals["__name__"].startswith("pd_lightning."):
-            return error
-        error = error.__cause__
-    return None
-
-
-def quieten() -> None:
-    """Silences what third parties say that a user can do nothing about."""
-    for message in (
-        ".*does not have many workers.*",  # streams read in threads of their own
-        ".*have no `val_dataloader`.*",  # live play has nothing to hold out
-        ".*isinstance\\(treespec.*",
-        ".*is not supported by the model summary.*",
-        ".*Experiment logs directory.*exists and is not empty.*",  # TensorBoard's, of the same run
-        ".*was not set, defaulting to.*",
-        ".*callbacks used to create the checkpoint need to be provided.*",  # `test` trains nothing
-        ".*The dirpath has changed from.*",  # a resumed run writes to a folder of its own
-        ".*all_gather is deprecated.*",  # Lightning's
-        ".*is smaller than the logging interval.*",  # of a short recording: updates are counted over all epochs
-    ):
-        warnings.filterwarnings("ignore", message)
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
-        lambda record: not re.search("litlogger|TPU available", record.getMessage())
-    )
-
-
 def main(args: list[str] | None = None) -> None:
     """Runs the command line; errors that a user can mend are one line."""
     quieten()
@@ -228,8 +207,15 @@ def main(args: list[str] | None = None) -> None:
             parser_class=Parser,
             args=args,
         )
+    except SIGTERMException:
+        raise SystemExit(STOPPED_BY_SIGTERM) from None
     except MisconfigurationException as error:
         fail(str(error))
+    except OSError as error:
+        if error.errno not in NOT_OURS:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        fail(f"{where}{error.strerror}; make room, or choose another --trainer.default_root_dir")
     except ValueError as error:
         if re.match(" *`val_check_interval` .* less than", str(error)):  # Lightning's, which ours may have provoked
             fail(f"{str(error).strip()} Or validate once an epoch: --trainer.val_check_interval null")

@@ -46,7 +46,7 @@ def report(trainer: pl.Trainer, seconds: float) -> None:
         *(("teacher", path) for path in teachers),
         *logs,
     ]:
-        console.print(f"{kind:<11}{path}", soft_wrap=True, highlight=False)
+        console.print(f"{kind:<11}{path}", soft_wrap=True, highlight=False, markup=False)
 
 
 def callbacks(trainer: pl.Trainer) -> list[pl.Callback]:
@@ -103,7 +103,7 @@ def checkpoints_and_films(trainer: pl.Trainer, began: float) -> Iterator[tuple[s
     """Kind and path of each that this run has left; without loggers those of others may lie beside them."""
     for callback in callbacks(trainer):
         if isinstance(callback, Checkpoint) and callback.dirpath:
-            found = [path for path in Path(callback.dirpath).glob("*.ckpt") if path.stat().st_mtime >= began - 1]
+            found = [path for path in Path(callback.dirpath).glob("[!.]*.ckpt") if path.stat().st_mtime >= began - 1]
             yield from (("checkpoint", path) for path in sorted(found))
         if isinstance(callback, Film):
             for path in callback.paths:

@@ -14,6 +14,7 @@ from pytorch_lightning.cli import LightningArgumentParser
 from pd_lightning.datamodule import TeacherDatasets
 from pd_lightning.distillation import PolicyDistillation
 from pd_lightning.live import LiveTeacher
+from pd_lightning.messages import fail
 from pd_lightning.pqn import PQN, ParallelPlay
 
 PRESET_OF = {PolicyDistillation: "default", TeacherDatasets: "default", LiveTeacher: "on_policy",
@@ -21,12 +22,6 @@ PRESET_OF = {PolicyDistillation: "default", TeacherDatasets: "default", LiveTeac
 """A preset in which a class is used."""
 CLASS = re.compile(r"key \"(?P<group>model|data)\".*class_path '(?P<module>[\w.]+)\.(?P<name>\w+)'")
 """Whose options an error is about, where it is a class's."""
-
-
-def fail(message: str) -> NoReturn:
-    """One line on stderr and exit status 2."""
-    print("error: " + " ".join(str(message).split()), file=sys.stderr)
-    raise SystemExit(2)
 
 
 class Parser(LightningArgumentParser):

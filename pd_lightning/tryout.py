@@ -123,7 +123,7 @@ def show_tryout(teacher: Teacher, protocol: str, fire: bool, episodes: int, cons
     console.print(comparison(returns))
     if plays_like_random(teacher.game, returns.mean):
         other = attempt(not fire, "tryout, FIRE otherwise") if "FIRE" in action_meanings(teacher.game) else None
-        console.print(f"[bold]warning:[/] {complaint(returns, other)}", highlight=False, soft_wrap=True)
+        console.print(f"warning: {complaint(returns, other)}", highlight=False, soft_wrap=True, markup=False)
     return returns
 
 

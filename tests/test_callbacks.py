@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import IMAGES, Event
 
 from pd_lightning.atari import PROTOCOLS, Protocol
 from pd_lightning.callbacks import Film, Rollouts, UpdatesBar
-from pd_lightning.callbacks.rollouts import rollout_metrics
+from pd_lightning.callbacks.scoring import rollout_metrics
 from pd_lightning.datamodule import TeacherDatasets
 from pd_lightning.distillation import PolicyDistillation
 from pd_lightning.episodes import episode_seeds, moments

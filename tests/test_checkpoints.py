@@ -1,6 +1,7 @@
 """Which weights are kept as the best ones, and which ones `--ckpt_path` means."""
 
 import csv
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from jsonargparse import Namespace
-from pytorch_lightning.callbacks import EarlyStopping, EMAWeightAveraging
+from pytorch_lightning.callbacks import EarlyStopping, EMAWeightAveraging, StochasticWeightAveraging
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import nn
@@ -214,6 +215,36 @@ def test_what_a_run_goes_on_from_is_not_saved_again_in_the_middle_of_an_update(t
     assert [path.name for path in (tmp_path / "again").rglob("*.ckpt")] == ["last.ckpt"]
 
 
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before_whole(tmp_path, monkeypatch):
+    trainer = trainer_of(tmp_path, 4, keeper := Checkpoint(dirpath=tmp_path, every_n_train_steps=2, save_top_k=0))
+    written = []
+
+    def half(checkpoint, path, save=torch.save):
+        save(checkpoint, path)
+        written.append(Path(path))
+        if len(written) == 2:
+            Path(path).write_bytes(Path(path).read_bytes()[:100])
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(OSError, match="No space left"):
+        trainer.fit(Chicken([]), ten_batches())
+    assert {path.parent for path in written} == {tmp_path}  # of one file system: a name changes at once or not at all
+    assert torch.load(keeper.last_model_path, weights_only=True)["global_step"] == 2
+    assert [path.name for path in tmp_path.glob("*.ckpt")] == ["last.ckpt"]
+
+
+def test_weights_that_are_not_finite_are_not_kept_and_end_the_run(tmp_path):
+    class Diverging(Chicken):
+        def training_step(self, batch, batch_idx):
+            return super().training_step(batch, batch_idx) * (math.inf if self.global_step == 3 else 1)
+
+    trainer = trainer_of(tmp_path, 6, Checkpoint(dirpath=tmp_path, every_n_train_steps=2, save_top_k=0))
+    with pytest.raises(ValueError, match=r"after 4 updates weights are not finite .*--ckpt_path \S+last\.ckpt goes on"):
+        trainer.fit(Diverging([]), ten_batches())
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 2
+
+
 def test_a_score_of_another_kind_is_not_the_one_to_beat():
     keep = Checkpoint("rollout/pong/return")
     keep.best_score = 18.0
@@ -290,6 +321,12 @@ def test_where_weights_are_averaged_those_are_played_that_are_kept(tmp_path, mon
     assert -3 < played[0] < -1
 
 
+def test_an_average_that_would_be_neither_scored_nor_kept_is_refused(tmp_path):
+    trainer = trainer_of(tmp_path, 4, StochasticWeightAveraging(1.0), Rollouts(at_start=False, at_end=False))
+    with pytest.raises(ValueError, match="EMAWeightAveraging, whose average is scored and kept"):
+        trainer.fit(Chicken([]), ten_batches())
+
+
 @pytest.mark.parametrize(
     ("updates", "epochs", "max_steps", "max_epochs", "over"),
     [(4, 0, 4, None, True), (5, 0, 4, -1, True), (3, 0, 4, -1, False), (9, 2, -1, 2, True), (9, 1, -1, 2, False)],
@@ -363,6 +400,14 @@ def test_a_file_that_is_no_checkpoint_or_holds_code_is_refused_unrun(content, re
         read_checkpoint(file)
     assert str(file) in str(caught.value)
     assert not Path("owned").exists()
+
+
+def test_half_a_checkpoint_is_refused_and_a_whole_one_beside_it_named(tmp_path):
+    torch.save({}, tmp_path / "epoch=1-step=2.ckpt")
+    (tmp_path / ".12-last.ckpt").touch()  # what a killed process was about to write
+    (tmp_path / "last.ckpt").touch()
+    with pytest.raises(CheckpointError, match=r"last\.ckpt: not a whole .* name another, .*epoch=1-step=2\.ckpt perhaps"):
+        read_checkpoint(tmp_path / "last.ckpt")
 
 
 def test_half_a_checkpoint_is_refused(tmp_path):

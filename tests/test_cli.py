@@ -1,13 +1,16 @@
 """The command line: what it explains, what it passes on, and what it refuses before anything is left behind."""
 
 import csv
+import errno
 import os
+import re
 import shutil
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 import yaml
 from jsonargparse import Namespace
@@ -17,14 +20,27 @@ from pytorch_lightning.loggers.logger import DummyLogger
 from pd_lightning.atari import PROTOCOLS, Protocol
 from pd_lightning.blocks import Shard
 from pd_lightning.blocks.contract import digest, stored_attributes
-from pd_lightning.cli import DistillationCLI, main, our_own
+from pd_lightning.cli import DistillationCLI, main
 from pd_lightning.folder import checkpoint_folders, claim_folder, own_loggers
 from pd_lightning.machine import fastest_precision
+from pd_lightning.messages import our_own
 
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 CALM = ["--rollouts.at_start=false", "--rollouts.at_end=false", "--film.enabled=false"]
 TINY = ["--data.batch_size=64", "--data.threads=1", "--model.size=net3", "--trainer.max_steps=2", *CALM, *QUIET]
 
+CRITICAL = """
+from torch import nn
+from pd_lightning.distillation import PolicyDistillation
+
+class Critical(PolicyDistillation):
+    def __init__(self, *args, criterion: nn.Module, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.criterion, self.outputs = criterion, "q"
+
+    def loss_of(self, game, outputs, part):
+        return self.criterion(outputs, part.teacher_q)
+"""
 LONGER = ["--trainer.max_steps=4"]
 
 
@@ -146,6 +162,38 @@ class TestPassesOn:
         assert "exp_avg" not in state["state"][0]
         assert [(group["lr"], group["alpha"]) for group in state["param_groups"]] == [(1e-4, 0.95)]
         assert saved["lr_schedulers"] == []
+
+    def test_a_schedule_of_the_command_line_counts_updates(self, datasets, tmp_path):
+        halves = ["--optimizer=torch.optim.SGD", "--optimizer.lr=1", "--lr_scheduler=torch.optim.lr_scheduler.StepLR",
+                  "--lr_scheduler.step_size=1", "--lr_scheduler.gamma=0.5"]  # fmt: skip
+        main(["fit", f"--data.root={datasets}", *TINY, *halves])
+        (state,) = torch.load(next(tmp_path.rglob("last.ckpt")), weights_only=True)["optimizer_states"]
+        assert [group["lr"] for group in state["param_groups"]] == [0.25]  # after two updates
+
+    def test_an_object_among_the_options_of_a_model_does_not_hinder_going_on(self, datasets, tmp_path, monkeypatch):
+        monkeypatch.syspath_prepend(tmp_path)
+        Path("critical.py").write_text(CRITICAL)
+        model = ["--model=critical.Critical", "--model.criterion=torch.nn.HuberLoss", "--model.criterion.delta=0.5"]
+        for more in ([], ["--ckpt_path=last", "--trainer.max_steps=4"]):
+            main(["fit", f"--data.root={datasets}", *model, *TINY, *more])
+        checkpoints = [torch.load(path, weights_only=False) for path in sorted(tmp_path.rglob("last.ckpt"))]
+        assert [each["global_step"] for each in checkpoints] == [2, 4]
+
+    def test_a_folder_with_brackets_in_its_name_is_shown_as_it_is(self, datasets, tmp_path, capsys):
+        main(["fit", f"--data.root={datasets}", *TINY, f"--trainer.default_root_dir={tmp_path}/a[/b]"])
+        shown = re.search(r"^logs +(.*)$", capsys.readouterr().out, re.M)
+        assert shown
+        assert Path(shown[1]).is_dir()
+
+    def test_a_disk_that_cannot_be_written_to_is_one_line(self, datasets, tmp_path, monkeypatch, capsys):
+        def full(self, path):
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+        monkeypatch.setattr(pl.Trainer, "save_checkpoint", lambda self, path, **_: full(self, path))
+        with pytest.raises(SystemExit) as stopped:
+            main(["fit", f"--data.root={datasets}", *TINY])
+        assert stopped.value.code == 2
+        assert re.search(r"^error: \S+\.ckpt: No space left on device; make room, or .*$", capsys.readouterr().err, re.M)
 
     def test_the_rules_of_play_are_those_of_the_film_too(self, capsys):
         config = yaml.safe_load(shown(capsys, "fit", "--rollouts.protocol=machado", "--print_config"))
@@ -452,11 +500,15 @@ class TestCheckpoints:
         ("--data.beta=0.5", ["LiveTeacher has it", "--config pd_lightning/presets/on_policy.yaml"]),
         ("--modle.size=net1", ["did you mean model.size?"]),
         ("--optimizer.lr=1e-4", ["--model.learning_rate", "--optimizer CLASS"]),
+        ("--trainer.strategy=ddp_spawn", ["--trainer.strategy ddp_spawn leaves", "choose ddp"]),
+        ("--lr_scheduler=StepLR --lr_scheduler.step_size=3", ["--lr_scheduler is for another optimizer", "--optimizer CLASS"]),
+        ("--optimizer=SGD --optimizer.lr=1 --model.warmup=3", ["--model.warmup is for the usual optimizer"]),
         ("--config=no_such.yaml", ["File does not exist", "no_such.yaml"]),
     ],
 )
 def test_a_setting_that_cannot_work_is_one_line(option, reasons, datasets, refused):
-    refused("fit", f"--data.root={datasets}", *TINY, option, reasons=reasons)
+    refused("fit", f"--data.root={datasets}", *TINY, *option.split(" --") [:1],
+            *(f"--{word}" for word in option.split(" --")[1:]), reasons=reasons)  # fmt: skip
 
 
 def test_an_unknown_command_is_one_line(refused):

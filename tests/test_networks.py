@@ -186,6 +186,20 @@ def test_statistics_are_not_trained():
     assert {"centring.pong.mean", "centring.pong.deviation"} <= set(net.state_dict())
 
 
+@pytest.mark.parametrize(
+    "states",
+    [
+        torch.zeros(2, 4, 84, 84),  # as floats
+        torch.zeros(2, 4, 84, 84, dtype=torch.int64),
+        torch.zeros(2, 84, 84, 4, dtype=torch.uint8),  # channels last
+        torch.zeros(4, 84, 84, dtype=torch.uint8),  # no batch
+    ],
+)
+def test_bytes_of_anything_else_are_not_taken_for_states(states):
+    with pytest.raises(ValueError, match=r"states are \w+ \[.*\]: give uint8 \[B, 4, 84, 84\]"):
+        Student({"pong": 6}, "net3")(states)
+
+
 def test_several_games_in_one_batch_are_answered_as_each_alone():
     net = network("multi3")
     net.centre("pong", mean_image(), 50.0)

@@ -433,7 +433,8 @@ def test_a_run_may_begin_with_a_teachers_weights(tmp_path):
     begun = PQN({"pong": 6}, "net3", weights=str(file))
     torch.testing.assert_close(begun.network(states)["pong"], load_teacher(file)(states))
     begun.trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
-    begun.setup("fit")  # asks no data for statistics: it is centred already
+    begun.trainer.datamodule = SimpleNamespace(fire_rules=dict)  # pyright: ignore
+    begun.setup("fit")  # asks it for no statistics: it is centred already
     assert begun.network.centring["pong"].deviation == 33
     assert "weights" not in begun.hparams
 

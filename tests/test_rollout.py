@@ -175,6 +175,15 @@ def test_a_policy_sees_bytes_and_only_of_games_that_are_still_played():
     assert sorted(seen, reverse=True) == seen
 
 
+@pytest.mark.parametrize(
+    ("outputs", "complaint"),
+    [(lambda n: torch.zeros(n, 18), r"of shape \[2, 18\]"), (lambda n: torch.full((n, 6), torch.nan), "not all finite")],
+)
+def test_a_player_that_does_not_say_a_number_for_each_action_is_refused(outputs, complaint):
+    with pytest.raises(ValueError, match=rf"pong: the player's outputs are {complaint}.*6 actions"):
+        play(lambda states: outputs(len(states)), "pong", 2, parallel=2)
+
+
 def test_a_bar_hears_of_each_return_once(returns):
     heard = []
     play(hashed, GAME, episodes=2, seed=7, on_episode=heard.append)

@@ -108,13 +108,13 @@ def test_a_fit_that_was_killed_ends_with_the_weights_of_one_that_was_not(whole, 
     assert lines(runs[0] / "returns.csv") == lines(runs[1] / "returns.csv")  # of updates 12 and 24, by the same weights
 
 
-def test_ctrl_c_ends_a_fit_at_once_and_leaves_what_can_be_resumed(root, tmp_path):
+@pytest.mark.parametrize(("signum", "exit_status"), [(signal.SIGINT, 1), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_fit_at_once_and_leaves_what_can_be_resumed(signum, exit_status, root, tmp_path):
     run = Run(tmp_path, *FIT, root, "--trainer.max_steps=1000000", "--film.enabled=false")
     last = run.until("lightning_logs/version_0/checkpoints/last.ckpt")
-    os.kill(run.pid, signal.SIGINT)
+    os.kill(run.pid, signum)
     status, output = run.end(timeout=60)  # a thread that hangs would keep the process
-    assert status == 1
-    assert "Detected KeyboardInterrupt" in output
+    assert status == exit_status  # never 0: whoever waits for it, such as a reproduction, would take it for ended
     said = " ".join(output.split())
     assert re.search(r"stopped after \d+ updates; the same command with --ckpt_path \S+/last\.ckpt goes on", said)
     assert "Traceback" not in output

@@ -14,6 +14,8 @@ def find_shards(folder: str | os.PathLike[str]) -> list[Path]:
         ShardError: there is no such folder, or no shard in it; the message says how to record one.
     """
     folder = Path(folder)
+    if folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK):
+        raise fault(folder, "folder", "not to be read", "one that may be listed", "check its permissions")
     if shards := numbered(folder):
         return shards
     near = [str(other) for other in sorted(folder.absolute().parent.glob("*/")) if numbered(other)]

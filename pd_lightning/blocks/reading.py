@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 import threading
 from pathlib import Path
 from typing import Any
@@ -64,13 +65,19 @@ class Shard:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        if not os.path.isfile(self.path):
-            value = "a folder" if os.path.isdir(self.path) else "missing"
+        try:
+            found = os.stat(self.path)
+        except (FileNotFoundError, NotADirectoryError):
+            found = None
+        except OSError as error:
+            raise self._unreadable(error) from error
+        if found is None or not stat.S_ISREG(found.st_mode):
+            value = "missing" if found is None else "a folder" if stat.S_ISDIR(found.st_mode) else "no plain file"
             known = self.path.suffix == ".h5"
             step = f"record it: {record_command(self.path.absolute().parent)}" if known else "name another"
             raise fault(self.path, "file", value, "a shard (.h5), or a folder with some", step)
         try:
-            self._identity = _identity(os.stat(self.path))
+            self._identity = _identity(found)
             # Finished shards never change, so a lock would only keep out of read-only and network folders.
             with h5py.File(self.path, "r", locking=False) as file:
                 self._load(file)
@@ -78,6 +85,8 @@ class Shard:
                 raise self._changed()
         except ShardError:
             raise
+        except PermissionError as error:
+            raise self._unreadable(error) from error
         except Exception as error:  # libhdf5 raises nearly anything on damaged metadata
             raise fault(self.path, "file", f"unreadable ({error})", "a whole HDF5 file") from error
 

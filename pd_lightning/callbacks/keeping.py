@@ -12,7 +12,9 @@ import pytorch_lightning as pl
 from lightning_utilities.core.rank_zero import rank_zero_info
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.trainer.states import TrainerFn
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from pd_lightning.callbacks.whole import keep_whole
 from pd_lightning.resuming import refuse_changes
 
 MEASURED = ("rollout/", "val/")
@@ -53,6 +55,7 @@ class Checkpoint(ModelCheckpoint):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuses a score that will never be measured, before anything is computed."""
         super().setup(trainer, pl_module, stage)
+        keep_whole(trainer)
         data: Any = getattr(trainer, "datamodule", None)
         if stage != "fit" or self.score_key is None or not hasattr(data, "actions"):
             return
@@ -86,7 +89,16 @@ class Checkpoint(ModelCheckpoint):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Adds what a run that goes on must not change."""
+        """Adds what a run that goes on must not change.
+
+        Raises:
+            ValueError: the weights are nothing to go on with; what was kept before stays.
+        """
+        if not all(parameter.isfinite().all() for parameter in pl_module.parameters()):
+            raise ValueError(
+                f"after {trainer.global_step:,} updates weights are not finite numbers: lower the learning "
+                f"rate (--model.learning_rate), or clip gradients (--trainer.gradient_clip_val 10); {self._kept()}"
+            )
         checkpoint["run"] = _described(trainer)
 
     def on_load_checkpoint(
@@ -108,10 +120,13 @@ class Checkpoint(ModelCheckpoint):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Says from where a run that is interrupted can go on."""
         super().on_exception(trainer, pl_module, exception)
-        if isinstance(exception, KeyboardInterrupt):
-            kept = Path(self.last_model_path)
-            how = f"the same command with --ckpt_path {kept} goes on" if kept.is_file() else "no checkpoint was due yet"
-            rank_zero_info(f"stopped after {trainer.global_step:,} updates; {how}")
+        if isinstance(exception, KeyboardInterrupt | SIGTERMException):
+            rank_zero_info(f"stopped after {trainer.global_step:,} updates; {self._kept()}")
+
+    def _kept(self) -> str:
+        """From where a run can go on."""
+        kept = Path(self.last_model_path)
+        return f"the same command with --ckpt_path {kept} goes on" if kept.is_file() else "no checkpoint was due yet"
 
     def judge(self, trainer: pl.Trainer, measured: str, ended: bool = False) -> None:
         """Keeps the weights if theirs is the best score so far.

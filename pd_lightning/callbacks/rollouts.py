@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,10 +15,10 @@ from pytorch_lightning.callbacks import Callback, StochasticWeightAveraging, Wei
 from pd_lightning.atari import check_fire, named_protocol
 from pd_lightning.callbacks.keeping import Checkpoint, is_last_update
 from pd_lightning.callbacks.progress import episode_bar
+from pd_lightning.callbacks.scoring import append_returns, rollout_metrics
 from pd_lightning.episodes import FIT_SEEDS, TEST_SEEDS, episode_seeds
 from pd_lightning.folder import run_folder
 from pd_lightning.rollout import Returns, play
-from pd_lightning.scores import geometric_mean, percent_of_teacher
 from pd_lightning.summary import teachers_of
 
 SEEDS = {"fit": FIT_SEEDS, "test": TEST_SEEDS}
@@ -204,30 +202,3 @@ def averaged(trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[None]:
     finally:
         for each in every:
             each.on_validation_epoch_end(trainer, module)
-
-
-def rollout_metrics(scores: dict[str, Returns], teachers: dict[str, float]) -> dict[str, float]:
-    """What is logged of a rollout: `rollout/<game>/return`, `..._std`, and percent of the teacher where it is known."""
-    metrics: dict[str, float] = {}
-    for game, returns in scores.items():
-        metrics[f"rollout/{game}/return"] = returns.mean
-        metrics[f"rollout/{game}/return_std"] = returns.std
-        if game in teachers:
-            metrics[f"rollout/{game}/percent_of_teacher"] = percent_of_teacher(returns.mean, teachers[game])
-    percents = [metrics[f"rollout/{game}/percent_of_teacher"] for game in scores if game in teachers]
-    if percents and len(percents) == len(scores):  # of some games only it would be another number under the same name
-        metrics["rollout/geometric_mean_percent"] = float(geometric_mean(percents))
-    return metrics
-
-
-def append_returns(path: Path, updates: int, scores: dict[str, Returns]) -> None:
-    """Adds one line for each episode to `returns.csv`: update, game, episode, return, steps, seed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.writer(file)
-        if new:
-            writer.writerow(["update", "game", "episode", "return", "steps", "seed"])
-        for game, returns in scores.items():
-            for episode, row in enumerate(zip(returns.values, returns.steps, returns.seeds, strict=True)):
-                writer.writerow([updates, game, episode, *row])

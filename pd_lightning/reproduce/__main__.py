@@ -25,20 +25,20 @@ def show(tasks: tuple[Task, ...], ray: str | None, at_once: int, console: Consol
     missing = [task for task in tasks if not task.done]
     for task in tasks:
         if task not in missing:
-            console.print(f"done      {task.name}", highlight=False)
+            console.print(f"done      {task.name}")
 
     def begun(task: Task) -> None:
-        console.print(f"begins    {task.name}  ({task.folder}/log.txt)", highlight=False, soft_wrap=True)
+        console.print(f"begins    {task.name}  ({task.folder}/log.txt)")
 
     failed = []
     outcomes = on_cluster(ray, missing, begun) if ray and missing else here(missing, at_once, begun)
     for number, (task, seconds) in enumerate(outcomes, 1):
         if isinstance(seconds, TaskError):
             failed.append((task, seconds))
-            console.print(f"failed    {seconds}", highlight=False, soft_wrap=True)
+            console.print(f"failed    {seconds}")
         else:
             left = len(missing) - number
-            console.print(f"ended     {task.name} after {seconds / 60:.1f} min, {left} to go", highlight=False)
+            console.print(f"ended     {task.name} after {seconds / 60:.1f} min, {left} to go")
     return failed
 
 
@@ -84,7 +84,7 @@ def reproduce(
             its machines must see the same folders (needs `pip install -e '.[ray]'`).
         options: more of `python train.py fit`, for every run, as '[--data.batch_size=128]'.
     """
-    console = Console(stderr=True)
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     names = list(EXPERIMENTS) if experiment == "all" else [experiment]
     updates = updates if updates is not None else 3000 if quick else 20_000
     hours = hours if hours is not None else 1.0 if quick else 4.0
@@ -92,10 +92,15 @@ def reproduce(
     check(settings)
     planned = plan(names, settings)
     for game, reason in planned.left_out.items():
-        console.print(f"left out  {game}: {reason}", highlight=False, soft_wrap=True)
+        console.print(f"left out  {game}: {reason}")
     recorded = ", ".join(Path(task.folder).name for task in planned.recordings)
     first = f"{hours:g} hours of {recorded} to record first, then " if recorded else ""
-    console.print(f"planned   {first}{len(planned.runs)} runs of {updates:,} updates", highlight=False, soft_wrap=True)
+    console.print(
+        f"planned   {first}{len(planned.runs)} runs of {updates:,} updates",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
     failed = show(planned.recordings, ray, at_once, console)
     if failed:
         return 1
@@ -104,7 +109,7 @@ def reproduce(
     if ended:
         command = shlex.join(["python", "-m", "pd_lightning.reproduce", *sys.argv[1:]])
         path = write_results(ended, settings, command, planned.left_out)
-        console.print(f"results   {path}", highlight=False, soft_wrap=True)
+        console.print(f"results   {path}")
     return 1 if failed else 0
 
 

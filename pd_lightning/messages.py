@@ -1,0 +1,46 @@
+"""What a user is told, and what is kept from them: one line for what they can mend, nothing of what they cannot."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import traceback
+import warnings
+from typing import NoReturn
+
+
+def fail(message: str) -> NoReturn:
+    """One line on stderr and exit status 2."""
+    print("error: " + " ".join(str(message).split()), file=sys.stderr)
+    raise SystemExit(2)
+
+
+def our_own(error: BaseException | None) -> BaseException | None:
+    """The error, or its cause, that this package raised itself: such messages say what to do."""
+    while error is not None:
+        *_, frame = [None, *(frame for frame, _ in traceback.walk_tb(error.__traceback__))]
+        if frame is not None and frame.f_globals["__name__"].startswith("pd_lightning."):
+            return error
+        error = error.__cause__
+    return None
+
+
+def quieten() -> None:
+    """Silences what third parties say that a user can do nothing about."""
+    for message in (
+        ".*does not have many workers.*",  # streams read in threads of their own
+        ".*have no `val_dataloader`.*",  # live play has nothing to hold out
+        ".*isinstance\\(treespec.*",
+        ".*is not supported by the model summary.*",
+        ".*Experiment logs directory.*exists and is not empty.*",  # TensorBoard's, of the same run
+        ".*was not set, defaulting to.*",
+        ".*callbacks used to create the checkpoint need to be provided.*",  # `test` trains nothing
+        ".*The dirpath has changed from.*",  # a resumed run writes to a folder of its own
+        ".*all_gather is deprecated.*",  # Lightning's
+        ".*is smaller than the logging interval.*",  # of a short recording: updates are counted over all epochs
+    ):
+        warnings.filterwarnings("ignore", message)
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
+        lambda record: not re.search("litlogger|TPU available", record.getMessage())
+    )
