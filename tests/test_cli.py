@@ -193,7 +193,8 @@ class TestPassesOn:
         with pytest.raises(SystemExit) as stopped:
             main(["fit", f"--data.root={datasets}", *TINY])
         assert stopped.value.code == 2
-        assert re.search(r"^error: \S+\.ckpt: No space left on device; make room, or .*$", capsys.readouterr().err, re.M)
+        said = capsys.readouterr().err
+        assert re.search(r"^error: \S+\.ckpt: No space left on device; make room, or .*$", said, re.M)
 
     def test_the_rules_of_play_are_those_of_the_film_too(self, capsys):
         config = yaml.safe_load(shown(capsys, "fit", "--rollouts.protocol=machado", "--print_config"))
@@ -501,7 +502,7 @@ class TestCheckpoints:
         ("--modle.size=net1", ["did you mean model.size?"]),
         ("--optimizer.lr=1e-4", ["--model.learning_rate", "--optimizer CLASS"]),
         ("--trainer.strategy=ddp_spawn", ["--trainer.strategy ddp_spawn leaves", "choose ddp"]),
-        ("--lr_scheduler=StepLR --lr_scheduler.step_size=3", ["--lr_scheduler is for another optimizer", "--optimizer CLASS"]),
+        ("--lr_scheduler=StepLR --lr_scheduler.step_size=3", ["--lr_scheduler is for another", "--optimizer CLASS"]),
         ("--optimizer=SGD --optimizer.lr=1 --model.warmup=3", ["--model.warmup is for the usual optimizer"]),
         ("--config=no_such.yaml", ["File does not exist", "no_such.yaml"]),
     ],

@@ -177,7 +177,10 @@ def test_a_policy_sees_bytes_and_only_of_games_that_are_still_played():
 
 @pytest.mark.parametrize(
     ("outputs", "complaint"),
-    [(lambda n: torch.zeros(n, 18), r"of shape \[2, 18\]"), (lambda n: torch.full((n, 6), torch.nan), "not all finite")],
+    [
+        (lambda n: torch.zeros(n, 18), r"of shape \[2, 18\]"),
+        (lambda n: torch.full((n, 6), torch.nan), "not all finite"),
+    ],
 )
 def test_a_player_that_does_not_say_a_number_for_each_action_is_refused(outputs, complaint):
     with pytest.raises(ValueError, match=rf"pong: the player's outputs are {complaint}.*6 actions"):

@@ -12,6 +12,7 @@ import pytest
 import torch
 from borrowing import ALGORITHMS, AtariNet, CleanRL, model, rewrite, says
 from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.registry import _registry
 
 from pd_lightning.blocks import Shard
 from pd_lightning.teacher import TeacherError, load_teacher
@@ -351,7 +352,7 @@ class Hub(MemoryFileSystem):
 def hub(monkeypatch, tmp_path, saved):
     """A model of sb3 as it lies on the hub."""
     monkeypatch.setenv("PD_LIGHTNING_CACHE", str(tmp_path / "cache"))
-    fsspec.register_implementation("hf", Hub, clobber=True)
+    monkeypatch.setitem(_registry, "hf", Hub)
     Hub.store, Hub.pseudo_dirs, Hub.opened = {}, [""], []
     Hub.clear_instance_cache()
     files, name = fsspec.filesystem("hf"), f"dqn-{ENVIRONMENT}"
@@ -366,8 +367,7 @@ def hub(monkeypatch, tmp_path, saved):
     lying["train_eval_metrics.zip"] = b"PK"
     for path, content in lying.items():
         files.pipe_file(f"sb3/{name}/{path}", content)
-    yield files
-    fsspec.register_implementation("hf", "huggingface_hub.HfFileSystem", clobber=True)
+    return files
 
 
 def test_of_a_model_on_the_hub_only_what_is_needed_is_fetched_and_only_once(hub, saved):
