@@ -151,7 +151,10 @@ class PolicyDistillation(pl.LightningModule):
         """
         value = self.temperatures[game]
         if value == "auto":
-            raise ValueError(f"the temperature of {game} is auto: it is calibrated on the recording when a fit begins")
+            raise ValueError(
+                f"the temperature of {game} is auto: it is calibrated on the recording when a fit begins; to validate "
+                "before that, give --model.temperature a number"
+            )
         return value
 
     def forward(self, states: Tensor) -> dict[str, Tensor]:

@@ -35,6 +35,7 @@ def quieten() -> None:
         ".*is not supported by the model summary.*",
         ".*Experiment logs directory.*exists and is not empty.*",  # TensorBoard's, of the same run
         ".*was not set, defaulting to.*",
+        ".*loading a checkpoint outside the 'fit' stage.*",  # averaged weights are what was saved
         ".*callbacks used to create the checkpoint need to be provided.*",  # `test` trains nothing
         ".*The dirpath has changed from.*",  # a resumed run writes to a folder of its own
         ".*all_gather is deprecated.*",  # Lightning's

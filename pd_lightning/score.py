@@ -8,14 +8,13 @@ from json import dumps
 
 from jsonargparse import auto_cli
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from pd_lightning.commands import status_of
 from pd_lightning.episodes import SCORE_SEEDS, episode_seeds
 from pd_lightning.machine import chosen_device
 from pd_lightning.rollout import Returns, play
 from pd_lightning.teacher import load_teacher
-from pd_lightning.tryout import references
+from pd_lightning.tryout import counting_episodes, references
 
 
 def score(
@@ -47,9 +46,7 @@ def score(
         raise ValueError(f"--episodes is {episodes}, --seed {seed}: choose at least 1, and at least 0")
     agent = load_teacher(teacher, game).to(chosen_device(device))
     pressed = agent.fire if fire is None else fire
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("episodes"),
-               TimeElapsedColumn(), TimeRemainingColumn())  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with counting_episodes(Console(stderr=True)) as progress:
         bar = progress.add_task(agent.game, total=episodes)
         returns = play(
             agent,

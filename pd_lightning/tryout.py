@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from torch import Tensor
 
@@ -99,6 +99,13 @@ def comparison(returns: Returns) -> Table:
     return table
 
 
+def counting_episodes(console: Console) -> Progress:
+    """A bar that counts episodes, and is gone at the end."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("episodes"),
+               TimeElapsedColumn(), TimeRemainingColumn())  # fmt: skip
+    return Progress(*columns, console=console, transient=True)
+
+
 def show_tryout(teacher: Teacher, protocol: str, fire: bool, episodes: int, console: Console) -> Returns:
     """Plays, prints the comparison, and warns if the teacher plays like random, with the likely cause.
 
@@ -111,11 +118,9 @@ def show_tryout(teacher: Teacher, protocol: str, fire: bool, episodes: int, cons
         episodes: how many.
         console: where to.
     """
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("episodes"),
-               TimeElapsedColumn())  # fmt: skip
 
     def attempt(pressed: bool, name: str) -> Returns:
-        with Progress(*columns, console=console, transient=True) as progress:
+        with counting_episodes(console) as progress:
             bar = progress.add_task(f"{teacher.game} {name}", total=episodes)
             return try_out(teacher, teacher.game, protocol, pressed, episodes, lambda: progress.advance(bar))
 

@@ -234,7 +234,7 @@ def stage_of(data):
 
 def student(data, **other):
     torch.manual_seed(0)
-    usual = {"warm_up": 2, "temperature": 0.01}
+    usual = {"warmup": 2, "temperature": 0.01}
     return PolicyDistillation(data.actions, "net3", **{**usual, **other})
 
 
@@ -463,7 +463,7 @@ def test_a_teachers_learning_rate_falls_over_all_batches_of_which_several_may_be
 # ---------------------------------------------------------------------------------------------------- the command line
 
 SMALL = ["--data.batch_size=16", "--data.memory=200", "--data.prefill=40", "--data.parallel=4", "--data.steps=8",
-         "--trainer.accelerator=cpu", "--trainer.precision=32-true", "--model.size=net3", "--model.warm_up=2",
+         "--trainer.accelerator=cpu", "--trainer.precision=32-true", "--model.size=net3", "--model.warmup=2",
          "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--rollouts.episodes=1",
          "--data.lessons.minibatches=2", "--rollouts.at_start=false", "--film.enabled=false",
          "--checkpoint.every_n_train_steps=2"]  # fmt: skip

@@ -18,6 +18,7 @@ from pd_lightning.report.runs import Run
 from pd_lightning.reproduce.plans import Settings
 from pd_lightning.reproduce.tasks import DONE, Task
 
+PICTURES = {"curves.png": "learning curves", "sizes.png": "score against size"}
 DIFFERENCES = """\
 - Teachers are PQN's, not DQN's, and scored from no-op starts: absolute scores do not compare with the paper's, shares
   of the teacher's do.
@@ -44,7 +45,7 @@ def write_results(tasks: Sequence[Task], settings: Settings, command: str, left_
     """
     output = Path(settings.output)
     found = Findings.of([Path(task.folder) for task in tasks], Path(settings.root))
-    pictures = [path for path in found.write(output) if path.suffix == ".png"]
+    pictures = [path for path in found.write(output) if path.name in PICTURES]
     seconds = [float(json.loads((Path(task.folder) / DONE).read_text())["seconds"]) for task in tasks]
     text = "\n\n".join(
         [
@@ -53,7 +54,7 @@ def write_results(tasks: Sequence[Task], settings: Settings, command: str, left_
             about(found.runs, seconds, found.recordings),
             *(f"Left out is {game}: {reason}." for game, reason in left_out.items()),
             found.tables.strip(),
-            *(f"![{path.stem}]({path.name})" for path in pictures),
+            *(f"![{PICTURES[path.name]}]({path.name})" for path in pictures),
             f"## Differs from the paper\n\n{DIFFERENCES}",
         ]
     )

@@ -70,7 +70,8 @@ class Teacher(nn.Module):
 
         Args:
             policy: states uint8 [B, 4, 84, 84] to outputs [B, A], one for each action of the game's minimal set, in the
-                order of `pd_lightning.atari.action_meanings(game)`; a module is moved to a device with the teacher.
+                order of `pd_lightning.atari.action_meanings(game)`; a module is frozen, and moved
+                to a device with the teacher.
             game: the game, in the emulator's snake case.
             name: what recordings call it. Name it anew when it changes: only of a module are the weights known.
             outputs: what it says of an action: "q", or "logits" of its policy.
