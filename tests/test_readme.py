@@ -24,6 +24,19 @@ FITS = [command for command in COMMANDS if command.startswith("python train.py f
 MODULES = sorted(set(re.findall(r"python -m (pd_lightning\.\w+)", README)))
 
 
+def python_after(heading: str) -> str:
+    """The Python that the README shows next after some words."""
+    return re.findall(r"```python\n(.*?)```", README[README.index(heading) :], re.S)[0]
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file of a class of one's own, as the README has it."""
+    (tmp_path / "mine.py").write_text(python_after("**A loss, or a network.**"))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+
+
 def test_the_two_commands_stand_in_the_readme_and_ci_runs_the_second() -> None:
     assert "pip install -e . && python train.py fit" in CODE
     assert "pip install -e '.[dev]' && pytest" in CODE
@@ -31,7 +44,7 @@ def test_the_two_commands_stand_in_the_readme_and_ci_runs_the_second() -> None:
 
 
 @pytest.mark.parametrize("command", FITS)
-def test_every_fit_in_the_readme_is_a_valid_configuration(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_fit_in_the_readme_is_a_valid_configuration(command, monkeypatch, mine) -> None:
     monkeypatch.chdir(ROOT)
     with pytest.raises(SystemExit) as stopped:
         main([*shlex.split(command)[2:], "--print_config"])
@@ -65,11 +78,6 @@ def test_every_module_command_in_the_readme_has_the_options_that_it_uses(
         assert option in help_text, option
 
 
-def python_after(heading: str) -> str:
-    """The Python that the README shows next after some words."""
-    return re.findall(r"```python\n(.*?)```", README[README.index(heading) :], re.S)[0]
-
-
 def test_the_readmes_python_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(ROOT)
     exec(compile(python_after("**From Python.**"), "README.md", "exec"), {})
@@ -77,9 +85,7 @@ def test_the_readmes_python_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert -21 <= mean <= 21
 
 
-def test_the_readmes_loss_trains_and_the_report_tells_it_apart(monkeypatch, tmp_path, datasets) -> None:
-    (tmp_path / "mine.py").write_text(python_after("**A loss, or a network.**"))
-    monkeypatch.syspath_prepend(tmp_path)
+def test_the_readmes_loss_trains_and_the_report_tells_it_apart(monkeypatch, tmp_path, datasets, mine) -> None:
     monkeypatch.setattr(sys, "argv", ["train.py"])
     given = ["--model.delta", "0.1", "--model.size", "net3", f"--data.root={datasets}", "--trainer.max_steps", "3"]
     fast = ["--rollouts.at_start", "false", "--rollouts.at_end", "false", "--film.enabled", "false"]
