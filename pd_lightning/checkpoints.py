@@ -181,5 +181,5 @@ def refuse_other_weights(path: Path, checkpoint: Mapping[str, Any], model: pl.Li
                 f"{path}: {name} is {saved.get(name, 'missing')}, in a {type(model).__name__} of that size and those "
                 f"games it is {built.get(name, 'missing')}; name a checkpoint of this architecture"
             )
-        if not checkpoint["state_dict"][name].isfinite().all():
+        if not torch.as_tensor(checkpoint["state_dict"][name]).isfinite().all():
             raise CheckpointError(f"{path}: {name} has numbers that are not finite: that run diverged; name another")

@@ -325,6 +325,45 @@ def test_one_game_of_a_student_of_several_plays_as_the_student_does_there(tmp_pa
     assert load_teacher(path, "breakout").about["temperature"] == "0.2"
 
 
+class Normalised(PolicyDistillation):
+    """The same weights, and another network."""
+
+    def build(self, games, size):
+        return QNetwork(games, size, layer_norm=True)
+
+
+def test_a_network_that_only_its_own_class_can_build_is_not_taken_for_ours(tmp_path, states):
+    module = Normalised({"pong": 6}, "net3")
+    torch.nn.init.normal_(module.student.heads["pong"].output.weight)
+    path = checkpoint_of(module, tmp_path / "last.ckpt")
+    with pytest.raises(TeacherError, match=r"its network is pd_lightning\.networks\.QNetwork, .*Teacher\.of"):
+        load_teacher(path)
+    own = Normalised.load_from_checkpoint(path, weights_only=True)
+    teacher = Teacher.of(lambda seen: own.student(seen)["pong"], "pong", "normalised", outputs="logits")
+    torch.testing.assert_close(teacher(states), module.student(states)["pong"])
+
+
+@pytest.mark.parametrize("network", [["a"] * 9, 7, "x" * 999])
+def test_whatever_a_checkpoint_calls_its_network_the_error_is_short(tmp_path, network):
+    path = checkpoint_of(PolicyDistillation({"pong": 6}, "net3"), tmp_path / "last.ckpt")
+    torch.save({**torch.load(path, weights_only=True), "network": network}, path)
+    with pytest.raises(TeacherError, match=r"last\.ckpt: its network is .{1,80}, which only its own code"):
+        load_teacher(path)
+
+
+def test_a_teacher_of_anything_may_stand_in_a_loss_and_another_has_another_name(states):
+    def sums(seen):
+        return seen.flatten(1).double().sum(1, keepdim=True) * torch.arange(6)
+
+    teacher = Teacher.of(sums, "pong", "sums")
+    weight = torch.zeros(6, requires_grad=True)
+    (weight * teacher(states) / 1e6).pow(2).sum().backward()
+    assert teacher(states).dtype == torch.float32
+    assert teacher.sha256 == Teacher.of(sums, "pong", "sums").sha256 != Teacher.of(sums, "pong", "others").sha256
+    with pytest.raises(TeacherError, match="outputs is 'v'"):
+        Teacher.of(sums, "pong", "sums", outputs="v")
+
+
 @pytest.mark.parametrize("checkpoint", [
     {}, [1], {"state_dict": {}}, {"state_dict": {}, "hyper_parameters": {}},
     {"state_dict": {"network.x": torch.zeros(1)}, "hyper_parameters": {"games": {"pong": 6}, "size": "huge"}},

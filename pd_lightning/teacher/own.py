@@ -135,8 +135,9 @@ def from_checkpoint(checkpoint: Mapping[Any, Any], file: Path, game: str | None 
         raise TeacherError(f"{file}: not a checkpoint of PQN or PolicyDistillation; name a .ckpt of pd_lightning")
     built = checkpoint.get("network", NETWORK)  # those of before did not say
     if built != NETWORK:
+        named = built[:80] if isinstance(built, str) else "of another kind"
         raise TeacherError(
-            f"{file}: its network is {str(built)[:80]}, which only its own code can build: load it there, by "
+            f"{file}: its network is {named}, which only its own code can build: load it there, by "
             "load_from_checkpoint, and wrap it as pd_lightning.teacher.Teacher.of(...)"
         )
     if len(games) > 1 and game not in games:
