@@ -232,7 +232,7 @@ def short(value: Any) -> str:
         given = ", ".join(
             f"{key} {short(each)}" for key, each in value.get("init_args", {}).items() if each is not None
         )
-        name = value["class_path"].rsplit(".", 1)[-1]
+        name = class_of(value)
         return f"{name} ({given})" if given else name
     if isinstance(value, list):
         return ", ".join(map(short, value))

@@ -95,12 +95,7 @@ def reproduce(
         console.print(f"left out  {game}: {reason}")
     recorded = ", ".join(Path(task.folder).name for task in planned.recordings)
     first = f"{hours:g} hours of {recorded} to record first, then " if recorded else ""
-    console.print(
-        f"planned   {first}{len(planned.runs)} runs of {updates:,} updates",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
+    console.print(f"planned   {first}{len(planned.runs)} runs of {updates:,} updates")
     failed = show(planned.recordings, ray, at_once, console)
     if failed:
         return 1
