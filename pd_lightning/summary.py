@@ -39,8 +39,9 @@ def results_table(
     )
     if hasattr(data, "teacher_returns") and scores.keys() - teachers.keys():
         table.caption = "without a teacher's score: none was recorded under these rules of play"
+    player = "student" if hasattr(model, "student") else "agent"
     table.add_column("game")
-    for name in ("teacher", "student ± 95%", "episodes", "of teacher", "parameters (of dqn)", "agreement", "seconds"):
+    for name in ("teacher", f"{player} ± 95%", "episodes", "of teacher", "parameters (of dqn)", "agreement", "seconds"):
         table.add_column(name, justify="right")
     for game in games:
         returns, teacher = scores.get(game), teachers.get(game, math.nan)
@@ -55,6 +56,10 @@ def results_table(
             _number(float(metrics.get(f"val/{game}/agreement", math.nan)), ".3f"),
             f"{seconds:.0f}",
         )
+    mean = float(metrics.get("rollout/geometric_mean_percent", math.nan))
+    if len(games) > 1 and not math.isnan(mean):
+        table.add_section()
+        table.add_row("geometric mean", "", "", "", f"{mean:.1f}%")
     return table
 
 

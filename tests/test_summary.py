@@ -87,6 +87,17 @@ def test_a_teacher_recorded_under_other_rules_is_no_yardstick(student):
     assert (lines["pong"]["teacher"], lines["pong"]["of teacher"]) == ("-", "-")
 
 
+def test_several_games_end_with_the_geometric_mean_of_their_percentages(student):
+    metrics = {"rollout/geometric_mean_percent": torch.tensor(95.04)}
+    scores = {"pong": returns("pong", 19.0), "freeway": returns("freeway", 1.0)}
+    lines = rows(scores, student, metrics=metrics)[1]
+    assert list(lines) == ["pong", "freeway", "geometric mean"]
+    assert [cell for cell in lines["geometric mean"].values() if cell] == ["geometric mean", "95.0%"]
+    assert "geometric mean" not in rows(scores, student, metrics={})[1]
+    one = PolicyDistillation({"pong": 6}, size="net1")
+    assert list(rows({"pong": returns("pong", 19.0)}, one, metrics=metrics)[1]) == ["pong"]
+
+
 def test_without_rollouts_there_is_still_a_line_for_each_game(student):
     title, lines = rows({}, student, metrics={"val/pong/agreement": torch.tensor(0.5)})
     assert title == "net1"
@@ -98,7 +109,7 @@ def test_without_rollouts_there_is_still_a_line_for_each_game(student):
 def test_a_teacher_that_learned_here_has_a_line_too():
     title, lines = rows({"pong": returns("pong", 3.0, 5.0)}, PQN({"pong": 6}), data=object())
     assert title == "dqn, protocol paper"
-    assert (lines["pong"]["teacher"], lines["pong"]["student ± 95%"]) == ("-", "4.0 ± 12.7")
+    assert (lines["pong"]["teacher"], lines["pong"]["agent ± 95%"]) == ("-", "4.0 ± 12.7")
     assert lines["pong"]["parameters (of dqn)"].endswith("(100.0%)")
 
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from pd_lightning.atari import action_meanings, check_fire
 from pd_lightning.centring import mean_image
 from pd_lightning.episodes import Policy
+from pd_lightning.live.batches import LiveBatches
 from pd_lightning.live.cast import load_teachers, new_learners, new_recorders
-from pd_lightning.live.epochs import Epochs
 from pd_lightning.live.knobs import Knobs
 from pd_lightning.live.learner import Learner, Lessons
 from pd_lightning.live.stage import Place, Stage
@@ -191,13 +191,13 @@ class LiveTeacher(pl.LightningDataModule):
             for _ in progress.track(range(knobs.prefill_rounds(place.ranks)), description="Playing the first states"):
                 self.stage.play_one()
 
-    def train_dataloader(self) -> Epochs:
+    def train_dataloader(self) -> LiveBatches:
         """Its batches."""
         assert self.trainer is not None
         assert self.stage is not None
         # Lightning would say of a run that goes on that its loader does not: its stage does.
         warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")
-        return Epochs(self.stage, self.trainer)
+        return LiveBatches(self.stage, self.trainer)
 
     def test_dataloader(self) -> list[int]:
         """A batch of nothing: tests are played, but Lightning wants some data."""

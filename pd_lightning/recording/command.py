@@ -23,7 +23,7 @@ from rich.table import Table
 from pd_lightning.atari import STEPS_PER_HOUR, check_fire, check_game, named_protocol
 from pd_lightning.blocks import Header, Shard
 from pd_lightning.machine import chosen_device
-from pd_lightning.recording.filling import Order, fill, fill_on_ray, shard_path
+from pd_lightning.recording.filling import ShardTask, fill, fill_on_ray, shard_path
 from pd_lightning.recording.shards import header_of
 from pd_lightning.scores import interval
 from pd_lightning.teacher import Teacher, load_teacher
@@ -80,7 +80,7 @@ def record(
         return record_play(agent, hours, root, **how)
 
     def on_cluster(folder: Path, plans: list[Header], progress: Progress) -> list[Shard]:
-        return fill_on_ray(ray, [Order(shard_path(folder, plan), plan, file, device) for plan in plans], progress)
+        return fill_on_ray(ray, [ShardTask(shard_path(folder, plan), plan, file, device) for plan in plans], progress)
 
     return record_play(agent, hours, root, **how, by=on_cluster)
 

@@ -92,7 +92,7 @@ def fill(agent: Teacher, folder: Path, plans: list[Header], progress: Progress) 
 
 
 @dataclass(frozen=True, eq=False)  # told apart by what they are, not by their content: a header has no hash
-class Order:
+class ShardTask:
     """A shard that some machine of a cluster is to record.
 
     Attributes:
@@ -111,31 +111,31 @@ class Order:
         return str(self.path)
 
 
-def record_order(order: Order) -> None:
+def record_task(task: ShardTask) -> None:
     """Records a shard, unless it is there or somebody else records it.
 
     Raises:
         ShardError: it cannot be written, or this machine has another teacher under that name.
     """
-    agent = load_teacher(order.teacher, order.header.game).to(chosen_device(order.device))
-    if agent.sha256 != order.header.teacher_sha256:
+    agent = load_teacher(task.teacher, task.header.game).to(chosen_device(task.device))
+    if agent.sha256 != task.header.teacher_sha256:
         raise ShardError(
-            f"{order.path}: teacher_sha256 is to be {order.header.teacher_sha256}, {order.teacher} on "
+            f"{task.path}: teacher_sha256 is to be {task.header.teacher_sha256}, {task.teacher} on "
             f"{platform.node()} has {agent.sha256}; all machines of the cluster must see the same folders"
         )
-    while not order.path.exists():
+    while not task.path.exists():
         try:
-            record_shard(agent, order.path, order.header, lambda steps: None)
+            record_shard(agent, task.path, task.header, lambda steps: None)
         except ShardTaken:
             time.sleep(PATIENCE)
 
 
-def fill_on_ray(address: str, orders: list[Order], progress: Progress) -> list[Shard]:
+def fill_on_ray(address: str, tasks: list[ShardTask], progress: Progress) -> list[Shard]:
     """Keeps the shards that are there, and has a cluster record the others, each a task of its own.
 
     Args:
         address: of the cluster, see `on_ray`.
-        orders: all shards.
+        tasks: all shards.
         progress: gets a bar of shards.
 
     Raises:
@@ -143,14 +143,14 @@ def fill_on_ray(address: str, orders: list[Order], progress: Progress) -> list[S
         TeacherError: a machine cannot load the teacher.
         ClusterError: there is no cluster.
     """
-    shards = {order: kept_shard(order.path, order.header, progress) for order in orders if order.path.exists()}
-    missing = [order for order in orders if order not in shards]
-    bar = progress.add_task("shards", total=len(orders), completed=len(shards), unit="", rate="")
-    for order, error in on_ray(address, record_order, missing) if missing else ():
+    shards = {task: kept_shard(task.path, task.header, progress) for task in tasks if task.path.exists()}
+    missing = [task for task in tasks if task not in shards]
+    bar = progress.add_task("shards", total=len(tasks), completed=len(shards), unit="", rate="")
+    for task, error in on_ray(address, record_task, missing) if missing else ():
         if error:
             raise error
-        shards[order] = Shard(order.path)
-        check_same(order.path, shards[order].header, order.header)
-        progress.console.out(f"recorded {order.path}")
+        shards[task] = Shard(task.path)
+        check_same(task.path, shards[task].header, task.header)
+        progress.console.out(f"recorded {task.path}")
         progress.advance(bar)
-    return [shards[order] for order in orders]
+    return [shards[task] for task in tasks]

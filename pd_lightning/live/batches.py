@@ -13,7 +13,7 @@ from pd_lightning.live.stage import Stage
 from pd_lightning.streaming import Batch
 
 
-class Epochs:
+class LiveBatches:
     """What the Trainer iterates over: one iteration is one epoch.
 
     Without a state of its own: Lightning would save that once more, as a loader's, beside the data module's.
