@@ -17,10 +17,10 @@ from PIL import Image
 from scipy import stats
 
 from pd_lightning.recording import record_shard
-from pd_lightning.report import Measure, charts, measure, measures, read_run, report, summarise
+from pd_lightning.report import Measure, charts, measure, measures, read_run, report, summaries, summarise
 from pd_lightning.report.__main__ import main
 from pd_lightning.report.folders import runs_in
-from pd_lightning.report.lines import write_csv
+from pd_lightning.report.lines import write_runs, write_students
 from pd_lightning.report.measures import limits
 from pd_lightning.report.pictures import figure_of, finish
 from pd_lightning.report.recorded import teacher_of
@@ -127,9 +127,21 @@ def drawn_one_by_one(values, teacher, count):
 
 def test_the_interval_of_a_single_run_is_of_its_episodes_and_the_teachers_drawn_one_by_one():
     rng = np.random.default_rng(5)
-    run, teacher = rng.normal(14, 3, 12), rng.normal(20, 2, 15)
+    run, teacher = rng.normal(14, 3, 60), rng.normal(20, 2, 70)
     low, high = limits(Measure("pong", (run,), teacher).resampled(np.random.default_rng(0)))
-    assert [low, high] == pytest.approx(np.percentile(drawn_one_by_one(run, teacher, 4000), [2.5, 97.5]), abs=0.8)
+    assert [low, high] == pytest.approx(np.percentile(drawn_one_by_one(run, teacher, 4000), [2.5, 97.5]), abs=0.5)
+
+
+@pytest.mark.parametrize("count", [5, 30])
+def test_the_interval_of_few_episodes_is_students_t(count):
+    run = np.random.default_rng(5).normal(14, 3, count)
+    found = Measure("pong", (run,), np.full(5, 20.0))
+    mean, error = run.mean(), stats.sem(run)
+    expected = mean + error * stats.t.ppf(0.975, count - 1) * np.array([-1, 1])
+    tolerance = 0.15 * error * stats.t.ppf(0.975, count - 1)
+    assert limits(found.score_resampled(np.random.default_rng(0))) == pytest.approx(expected, abs=tolerance)
+    shares = np.array(limits(found.resampled(np.random.default_rng(0)))) / 5
+    assert shares == pytest.approx(expected, abs=tolerance)
 
 
 def test_the_interval_of_many_runs_is_of_their_means_drawn_one_by_one():
@@ -151,19 +163,35 @@ def test_intervals_of_few_runs_hold_the_truth_as_often_as_they_say(count, monkey
     assert 0.92 < hits / 400 < 0.98  # one deviation is 0.011
 
 
-@pytest.mark.parametrize(("games", "count"), [(2, 3), (4, 2), (4, 3)])
-def test_intervals_of_geometric_means_hold_the_truth_as_often_as_they_say_and_are_not_wider(games, count, monkeypatch):
+@pytest.mark.parametrize("deviations", [(5, 5), (5, 5, 5, 5), (10, 1), (10, 1, 1, 1)])
+def test_intervals_of_geometric_means_hold_the_truth_as_often_as_they_say_and_are_not_wider(deviations, monkeypatch):
+    """Also where one game makes nearly all of the spread: its three runs know it with two degrees of freedom only."""
     monkeypatch.setattr(measures, "RESAMPLES", 1000)
     rng, hits, widths, nearly = np.random.default_rng(0), 0, [], np.full(200, 100.0)
     for _ in range(200):
-        found = [Measure(f"game{n}", tuple(np.full(5, rng.normal(100, 10)) for _ in range(count)), nearly)
-                 for n in range(games)]  # fmt: skip
+        found = [Measure(f"game{n}", tuple(np.full(5, rng.normal(100, deviation)) for _ in range(3)), nearly)
+                 for n, deviation in enumerate(deviations)]  # fmt: skip
         _, low, high = summarise(found).geometric
         hits += low < 100 < high
         widths.append(high - low)
-    assert 0.91 < hits / 200 < 0.99
-    t = stats.t.ppf(0.975, games * (count - 1))
-    assert np.median(widths) == pytest.approx(2 * t * 10 / math.sqrt(games * count), rel=0.15)
+    assert 0.91 < hits / 200 <= 0.99
+    error = math.hypot(*deviations) / math.sqrt(3) / len(deviations)
+    most = stats.t.ppf(0.975, 2 if deviations[0] > deviations[1] else 1.3 * len(deviations))
+    assert np.median(widths) < 1.15 * 2 * most * error
+
+
+def test_games_whose_runs_lie_apart_alike_share_their_degrees_of_freedom():
+    """After Welch and Satterthwaite; equal variances add up, and one that is far larger stands alone."""
+    near, far = (99.0, 101.0, 100.0), (1.0, 199.0, 100.0)
+
+    def degrees(*games):
+        runs = [tuple(np.full(5, score) for score in game) for game in games]
+        return summaries.shared_degrees([Measure("pong", each, np.full(5, 100.0)) for each in runs])
+
+    assert degrees(near, near, near) == pytest.approx(6)
+    assert degrees(near, near, far) == pytest.approx(2, abs=0.01)
+    assert degrees((100.0,) * 3, (50.0,) * 3) == 4  # no run differs: it does not matter
+    assert degrees((100.0,), (0.0, 0.0)) == 1
 
 
 def test_summaries_over_games_are_the_geometric_and_the_interquartile_mean_and_the_median():
@@ -176,9 +204,29 @@ def test_summaries_over_games_are_the_geometric_and_the_interquartile_mean_and_t
     assert found.geometric[1] < found.geometric[0] < found.geometric[2]
     above = sorted([100 * (12.8 + 20.7) / 39.7, 100 * (13.2 + 20.7) / 39.7, 100 * 293.3 / 348.3, 100 * 303.3 / 348.3,
                     100 * 30 / 29, 100 * 28 / 29])  # fmt: skip
-    assert found.interquartile == pytest.approx(np.mean(above[1:-1]))
+    assert found.interquartile[0] == pytest.approx(np.mean(above[1:-1]))
     human = [100 * (13 + 20.7) / 35.3, 100 * (300 - 1.7) / 28.8, 100 * 29 / 29.6]
     assert found.human == pytest.approx(np.median(human))
+    drawn, rng = [], np.random.default_rng(3)
+    for _ in range(4000):
+        singles = [[each.above_random for each in Measure(g, tuple(map(np.array, v)), np.array(TEACHERS[g])).singles]
+                   for g, v in runs.items()]  # fmt: skip
+        picked = sorted(value for pair in singles for value in rng.choice(pair, 2))
+        drawn.append(np.mean(picked[1:-1]))
+    assert found.interquartile[1:] == pytest.approx(np.percentile(drawn, [2.5, 97.5]), abs=0.5)
+
+
+def test_a_mean_that_leaves_nothing_out_is_no_interquartile_mean():
+    each = Measure("pong", (np.full(5, 15.0),), np.full(5, 18.0))
+    assert math.isnan(summarise([each] * 3).interquartile[0])
+    assert summarise([each] * 4).interquartile == pytest.approx((each.above_random,) * 3)
+
+
+def test_the_runs_of_a_student_stand_in_the_order_of_their_seeds(tmp_path):
+    folders = [write_run(tmp_path, {"pong": [float(seed)] * 3}, seed=seed) for seed in (2, 0, 1)]
+    ((games),) = measured(*folders).values()
+    assert [values[0] for values in games["pong"].runs] == [0, 1, 2]
+    assert games["pong"].seeds == ((0, 0), (1, 0), (2, 0))
 
 
 def test_shares_of_a_teacher_without_a_positive_score_have_no_meaning_but_those_above_random_have():
@@ -249,9 +297,16 @@ def test_a_negative_share_of_a_teacher_is_a_dash_in_tables_and_a_number_for_prog
     above = 100 * (-9.5 + 20.7) / (19 + 20.7)
     assert table(report(found), "Losses")[2][2:] == ["9.5, 50.0%", f"-9.5, - ({above:.1f}% above random)"]
     assert [row[9:11] for row in table(report(found), "All runs")[3:]] == [["-", f"{above:.1f}%"]]
-    write_csv(tmp_path / "report.csv", found)
+    write_runs(tmp_path / "report.csv", found)
     with (tmp_path / "report.csv").open(newline="") as file:
         assert {line["percent_of_teacher"] for line in csv.DictReader(file)} == {"50.0", "-50.0"}
+
+
+def test_programs_are_told_the_deviation_of_a_runs_episodes(tmp_path):
+    found = measured(write_run(tmp_path, {"pong": [1.0, 2.0, 6.0]}))
+    with write_runs(tmp_path / "report.csv", found).open(newline="") as file:
+        (line,) = csv.DictReader(file)
+    assert float(line["return_std"]) == pytest.approx(np.std([1, 2, 6], ddof=1))
 
 
 def test_every_row_names_the_folders_of_its_runs(tmp_path, monkeypatch):
@@ -262,7 +317,7 @@ def test_every_row_names_the_folders_of_its_runs(tmp_path, monkeypatch):
     listed = re.findall(r"^\d+\. pong: .*$", report(found), re.M)
     assert listed == [f"1. pong: `{first}`, `{second}`", f"2. pong: `{third}`, `{fourth}`"]
     assert [row[0] for row in table(report(found), "All runs")[2:]] == ["1", "2"]
-    write_csv(tmp_path / "report.csv", found)
+    write_runs(tmp_path / "report.csv", found)
     with (tmp_path / "report.csv").open(newline="") as file:
         assert [line["runs"] for line in csv.DictReader(file)] == [first, second, third, fourth]
     assert "folders of each" not in report(measured(*folders[:2]))
@@ -299,7 +354,7 @@ def test_students_of_different_teachers_are_not_compared_with_one(tmp_path):
 @pytest.fixture
 def drawn(monkeypatch):
     """What is drawn, instead of a file: labels of the lines of each game, and the plots."""
-    monkeypatch.setattr(charts, "finish", lambda figure, axes, path: axes)
+    monkeypatch.setattr(charts, "finish", lambda figure, axes, path, note: axes)
 
     def labels(axes):
         return {game: [line.get_label() for line in axis.lines if line.get_label()[0] != "_"]
@@ -317,6 +372,20 @@ def test_every_teacher_of_a_game_has_a_line_of_its_own(tmp_path, drawn):
     assert len({line.get_linestyle() for line in axes["pong"].lines[2:]}) == 2
     axes = charts.learning_curves(runs, measure(runs, lambda s, game: np.full(5, 10.0)), tmp_path)
     assert drawn(axes)["pong"][2:] == ["teacher"]
+
+
+def test_around_a_curve_is_what_lies_between_its_runs_or_one_runs_interval():
+    _, axes = figure_of(["one", "two"])
+    runs = [{0: np.array([1.0, 3.0]), 10: np.array([4.0, 6.0])}, {0: np.array([6.0, 8.0]), 10: np.array([5.0, 5.0])}]
+    charts.draw(axes["two"], runs, color="k")
+    (band,) = axes["two"].collections
+    assert {(0, 2), (0, 7), (10, 5)} <= set(map(tuple, np.asarray(band.get_paths()[0].vertices)))
+    np.testing.assert_array_equal(axes["two"].lines[0].get_ydata(), [4.5, 5])
+    alone = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
+    charts.draw(axes["one"], [{0: alone}], color="k")
+    (band,) = axes["one"].collections
+    low, high = stats.t.interval(0.95, 4, 3, stats.sem(alone))
+    assert np.unique(np.asarray(band.get_paths()[0].vertices)[:, 1]) == pytest.approx([low, high])
 
 
 def test_a_teacher_that_only_some_students_had_is_called_by_whose_it_is(tmp_path):
@@ -376,6 +445,23 @@ def recorded(tmp_path, teachers):
     return record_shard(load_teacher(teachers["pong"]), tmp_path / "data" / "pong" / "0000.h5", header, lambda n: None)
 
 
+def test_learning_teachers_that_were_scored_once_are_each_run_s_own_for_programs_too(tmp_path):
+    live = {"beta": 0.5, "beta_end": 0.5, "learn": True}
+    runs = [read_run(add_teacher(write_run(tmp_path, {"pong": [w] * 5}, seed=n, data={**live, "seed": n + 7}),
+                                 {"pong": {100: [w] * 5}})) for n, w in enumerate((10.0, 15.0, 20.0))]  # fmt: skip
+    found = measure(runs, lambda student, game: teacher_of({}, runs, student, game))
+    with write_runs(tmp_path / "report.csv", found).open(newline="") as file:
+        lines = [(line["seed"], line["data_seed"], line["return"], line["teacher"], line["percent_of_teacher"])
+                 for line in csv.DictReader(file)]  # fmt: skip
+    assert lines == [(str(n), str(n + 7), w, w, "100.0") for n, w in enumerate(("10.0", "15.0", "20.0"))]
+    with write_students(tmp_path / "students.csv", found).open(newline="") as file:
+        (line,) = csv.DictReader(file)
+    assert (line["runs"], line["episodes"], line["score"], line["percent_of_teacher"]) == ("3", "15", "15.0", "100.0")
+    low, high = stats.t.interval(0.95, 2, 15.0, 5 / math.sqrt(3))
+    assert [float(line["score_low"]), float(line["score_high"])] == pytest.approx([low, high], abs=1.0)
+    assert [float(line["percent_low"]), float(line["percent_high"])] == pytest.approx([100, 100])
+
+
 def run_main(monkeypatch, *words):
     monkeypatch.setattr("sys.argv", ["report", *map(str, words)])
     return main()
@@ -405,7 +491,7 @@ def test_a_report_is_markdown_csv_and_pictures(tmp_path, monkeypatch, capsys, re
 def test_a_teacher_that_played_by_other_rules_is_not_compared_with(tmp_path, monkeypatch, capsys, recorded):
     folder = write_run(tmp_path, {"pong": [3.0]}, protocol="machado")
     assert run_main(monkeypatch, folder, f"--root={tmp_path / 'data'}") == 0
-    assert re.search(r"\| pong \| net1 .* \| 3\.0 \| - \| - \| - \|", capsys.readouterr().out)
+    assert re.search(r"\| pong \| net1 .* \| 3\.0 \(-\) \| - \| - \| - \|", capsys.readouterr().out)
 
 
 def test_students_under_other_rules_stand_in_columns_of_their_own(tmp_path):
@@ -525,9 +611,8 @@ def test_the_runs_of_a_student_of_several_games_are_drawn_for_all_games_at_once(
 
 def test_a_game_whose_share_has_no_meaning_leaves_the_interquartile_mean_without_one():
     known = Measure("pong", (np.array([15.0]),), np.array([18.0]))
-    assert math.isnan(
-        summarise([known, known, known, Measure("asteroids_", (np.array([1.0]),), np.ones(1))]).interquartile
-    )
+    unknown = Measure("asteroids_", (np.array([1.0]),), np.ones(1))
+    assert math.isnan(summarise([known, known, known, unknown]).interquartile[0])
 
 
 def test_episodes_of_one_frozen_teacher_count_once_and_those_of_learning_ones_each(tmp_path):
@@ -565,8 +650,9 @@ def test_shards_that_were_mixed_are_no_teachers_score(tmp_path, field, other):
 
 def test_a_run_is_drawn_with_the_teacher_that_learned_with_it(tmp_path):
     worth = (10.0, 20.0, 30.0)  # student and teacher of a run are equally good, so a share is 100% whatever is drawn
-    runs = [read_run(add_teacher(write_run(tmp_path, {"pong": [w] * 5}, seed=n), {"pong": {0: [w] * 5, 100: [w] * 5}}))
-            for n, w in enumerate(worth)]  # fmt: skip
+    data = {"beta": 1.0, "beta_end": 1.0, "learn": True}
+    runs = [read_run(add_teacher(write_run(tmp_path, {"pong": [w] * 5}, seed=n, data=data),
+                                 {"pong": {0: [w] * 5, 100: [w] * 5}})) for n, w in enumerate(worth)]  # fmt: skip
     ((games),) = measure(runs, lambda student, game: teacher_of({}, runs, student, game)).values()
     assert limits(games["pong"].resampled(np.random.default_rng(0))) == pytest.approx((100, 100))
 
@@ -665,7 +751,7 @@ def add_teacher(folder, curves):
 def test_a_live_teacher_is_what_its_students_are_compared_with(tmp_path, capsys, monkeypatch):
     folder = add_teacher(write_run(tmp_path, {"pong": [10.0, 14.0]}), {"pong": {0: [1.0, 1.0], 100: [15.0, 17.0]}})
     assert run_main(monkeypatch, folder) == 0
-    assert "| 12.0 | 16.0 | 75.0%" in capsys.readouterr().out
+    assert "| 12.0 (-) | 16.0 | 75.0%" in capsys.readouterr().out
 
 
 def test_students_of_live_teachers_differ_in_who_acted(tmp_path):

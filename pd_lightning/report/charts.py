@@ -12,11 +12,12 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from pd_lightning.networks import SIZES
+from pd_lightning.report.groups import Measures
 from pd_lightning.report.labels import label_of, shared_settings
 from pd_lightning.report.measures import FEWEST, Measure
 from pd_lightning.report.pictures import figure_of, finish, styles_of
 from pd_lightning.report.runs import Run
-from pd_lightning.report.tables import Measures, parameters_of
+from pd_lightning.report.tables import parameters_of
 from pd_lightning.report.teachers import learning_curves_of, teachers_of
 from pd_lightning.scores import interval
 
@@ -69,7 +70,9 @@ def learning_curves(runs: Sequence[Run], measures: Measures, path: Path) -> Path
             axis.axhline(mean, color="grey", linestyle=dash, linewidth=1.2, label=name)
         axis.set_xlabel("updates", fontsize=8)
         axis.set_ylabel("mean return", fontsize=8)
-    return finish(figure, axes, path)
+    return finish(
+        figure, axes, path, "Shaded: from the least to the most of the runs; of a single run, the 95% interval."
+    )
 
 
 def score_against_size(measures: Measures, path: Path) -> Path | None:
@@ -90,11 +93,11 @@ def score_against_size(measures: Measures, path: Path) -> Path | None:
             draw_sizes(axis, sizes, label, style)
         axis.axhline(100, color="grey", linestyle="--", linewidth=1, label="teacher")
         name_sizes(axis, game, {student.size for student in mine})
-    return finish(figure, axes, path)
+    return finish(figure, axes, path, "Lines: means over runs, with 95% intervals; dots: runs.")
 
 
 def draw_sizes(axis: Axes, sizes: Mapping[str, Measure], label: str, style: Mapping[str, Any]) -> None:
-    """A line through the scores of a student in several sizes, and a dot for each run."""
+    """A line through the scores of a student in several sizes; a dot for each run, a bar for the 95% interval."""
     points = sorted((parameters_of(found.game, size), found) for size, found in sizes.items())
     if not points:
         return
@@ -102,6 +105,8 @@ def draw_sizes(axis: Axes, sizes: Mapping[str, Measure], label: str, style: Mapp
     x = [x for x, found in points for _ in found.runs]
     each = [one.above_random for _, found in points for one in found.singles]
     axis.plot(x, each, **style, linestyle="", alpha=0.5)
+    ends = np.array([found.above(found.score_interval) for _, found in points])
+    axis.vlines([x for x, _ in points], *ends.T, color=style["color"], alpha=0.5, linewidth=1)
 
 
 def name_sizes(axis: Axes, game: str, sizes: Iterable[str]) -> None:

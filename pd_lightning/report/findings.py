@@ -8,10 +8,11 @@ from pathlib import Path
 
 from pd_lightning.report.folders import runs_in
 from pd_lightning.report.following import following_table
-from pd_lightning.report.lines import write_csv
+from pd_lightning.report.groups import Measures, measure
+from pd_lightning.report.lines import write_runs, write_students
 from pd_lightning.report.recorded import Recordings, recordings_of, teacher_of
 from pd_lightning.report.runs import Run
-from pd_lightning.report.tables import Measures, measure, report
+from pd_lightning.report.tables import report
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,15 @@ class Findings:
         return "\n".join(filter(None, [report(self.measures), following_table(self.runs)])).strip() + "\n"
 
     def write(self, folder: Path) -> list[Path]:
-        """Writes report.csv, curves.png, and sizes.png where sizes differ; returns what was written."""
+        """Writes report.csv, students.csv, curves.png, and sizes.png where sizes differ; returns what was written."""
         from pd_lightning.report.charts import learning_curves, score_against_size  # takes a second to import
 
         pictures = [
             learning_curves(self.runs, self.measures, folder / "curves.png"),
             score_against_size(self.measures, folder / "sizes.png"),
         ]
-        return [write_csv(folder / "report.csv", self.measures), *(picture for picture in pictures if picture)]
+        tables = [
+            write_runs(folder / "report.csv", self.measures),
+            write_students(folder / "students.csv", self.measures),
+        ]
+        return [*tables, *(picture for picture in pictures if picture)]

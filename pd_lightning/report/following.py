@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pd_lightning.report.cells import markdown
 from pd_lightning.report.runs import Run
-from pd_lightning.report.tables import markdown
 
 NOTE = """\
 Of the evaluations after half of the updates: mean over them of the mean return, and standard deviation between them,

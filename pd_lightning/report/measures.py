@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from numpy.typing import ArrayLike
 
-from pd_lightning.scores import SCORES, geometric_mean, normalised, percent_of_teacher
+from pd_lightning.scores import SCORES, normalised, percent_of_teacher
 
 RESAMPLES = 10_000
 FEWEST = 5
@@ -26,6 +26,7 @@ class Measure:
         teacher: returns of the teacher's episodes; empty if there are none by the same rules.
         together: whether each run is one student of this game and others.
         own: where each run has a teacher of its own, which learned with it: the returns of each, else nothing.
+        seeds: of each run's weights and of its data; nothing if nobody asks.
         folders: of each run, as they are shown; nothing if nobody asks.
     """
 
@@ -34,6 +35,7 @@ class Measure:
     teacher: np.ndarray
     together: bool = False
     own: tuple[np.ndarray, ...] = ()
+    seeds: tuple[tuple[int, int], ...] = ()
     folders: tuple[str, ...] = ()
 
     @property
@@ -50,16 +52,18 @@ class Measure:
     @property
     def percent(self) -> float:
         """Of the teacher's mean return, as in the paper; nan where that is unknown or not positive."""
-        return percent_of_teacher(self.score, self._teacher_mean)
+        return percent_of_teacher(self.score, self.teacher_mean)
 
     @property
     def above_random(self) -> float:
         """(score - random) / (teacher - random), in percent: also of games whose scores do not begin at zero."""
-        if self.game not in SCORES or not len(self.teacher):
-            return math.nan
-        random = SCORES[self.game].random
-        gap = self._teacher_mean - random
-        return 100 * (self.score - random) / gap if gap > 0 else math.nan
+        return float(self.above(self.score))
+
+    def above(self, scores: ArrayLike) -> np.ndarray:
+        """What these scores are above random, as `above_random`; the teacher's mean is taken as it is."""
+        random = SCORES[self.game].random if self.game in SCORES else math.nan
+        gap = self.teacher_mean - random
+        return 100 * (np.asarray(scores) - random) / (gap if gap > 0 else math.nan)
 
     @property
     def human(self) -> float:
@@ -67,7 +71,18 @@ class Measure:
         return 100 * normalised(self.score, self.game)
 
     @property
-    def _teacher_mean(self) -> float:
+    def score_interval(self) -> tuple[float, float]:
+        """95%, of the score; of a single run, of its episodes alone."""
+        return limits(self.score_resampled(np.random.default_rng(0)))
+
+    @property
+    def percent_interval(self) -> tuple[float, float]:
+        """95%, of `percent`."""
+        return limits(self.resampled(np.random.default_rng(0)))
+
+    @property
+    def teacher_mean(self) -> float:
+        """Mean return of the teacher's episodes; nan where there are none."""
         return float(self.teacher.mean()) if len(self.teacher) else math.nan
 
     def resampled(self, rng: np.random.Generator, drawn: np.ndarray | None = None) -> np.ndarray:
@@ -89,11 +104,24 @@ class Measure:
         scores, means = _scores(self.runs, drawn, rng), _means([self.teacher], rng)
         return np.where(means > 0, 100 * scores / np.where(means > 0, means, 1), np.nan)
 
+    def score_resampled(self, rng: np.random.Generator) -> np.ndarray:
+        """Scores, float64 [RESAMPLES], of runs drawn anew; of a single run, of its episodes. See `resampled`."""
+        if min(map(len, self.runs)) < FEWEST:
+            return np.full(RESAMPLES, np.nan)
+        return _scores(self.runs, draw_runs(len(self.runs), rng), rng)
+
+    def above_random_drawn(self, rng: np.random.Generator) -> np.ndarray:
+        """`above_random` of runs drawn with replacement, float64 [runs, RESAMPLES]; of one run, of its episodes."""
+        each = [one.above_random for one in self.singles]
+        return (
+            rng.choice(each, (len(each), RESAMPLES)) if len(each) > 1 else self.above(self.score_resampled(rng))[None]
+        )
+
     def _resampled_together(self, drawn: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The same of runs each with its own teacher, to first order: a ratio whose two sides are drawn together."""
 
         def ratio(mine: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-            return self.percent + (100 * mine - self.percent * theirs) / self._teacher_mean
+            return self.percent + (100 * mine - self.percent * theirs) / self.teacher_mean
 
         mine, theirs = (np.array([values.mean() for values in each]) for each in (self.runs, self.own))
         between = ratio(mine @ drawn, theirs @ drawn)
@@ -119,7 +147,7 @@ def draw_runs(count: int, rng: np.random.Generator, spread: np.ndarray | None = 
     return 1 / count + (weights - 1 / count) * spread * math.sqrt(count / (count - 1))
 
 
-def students_spread(degrees: int, rng: np.random.Generator) -> np.ndarray:
+def students_spread(degrees: float, rng: np.random.Generator) -> np.ndarray:
     """What makes a normal variable one of Student's t with so many degrees of freedom, float64 [RESAMPLES]."""
     return np.sqrt(degrees / rng.chisquare(degrees, RESAMPLES))
 
@@ -138,48 +166,17 @@ def _wider(*resampled: np.ndarray) -> np.ndarray:
 
 
 def _means(runs: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
-    """Means over runs of means of their episodes drawn anew, float64 [RESAMPLES]."""
-    return np.mean([v[rng.integers(len(v), size=(RESAMPLES, len(v)))].mean(1) for v in runs], axis=0)
+    """Means over runs of means of their episodes drawn anew, spread as Student's t is, float64 [RESAMPLES]."""
+
+    def of_one(values: np.ndarray) -> np.ndarray:
+        count, mean = len(values), values.mean()
+        drawn = values[rng.integers(count, size=(RESAMPLES, count))].mean(1)
+        return mean + (drawn - mean) * students_spread(count - 1, rng) * math.sqrt(count / (count - 1))
+
+    return np.mean([of_one(values) for values in runs], axis=0)
 
 
 def limits(resampled: np.ndarray) -> tuple[float, float]:
     """The 95% interval between the percentiles of what was resampled; nan if it would reach what has no meaning."""
     low, high = np.percentile(np.where(np.isfinite(resampled), resampled, -math.inf), [2.5, 97.5], method="lower")
     return (float(low), float(high)) if math.isfinite(low) else (math.nan, math.nan)
-
-
-@dataclass(frozen=True)
-class Summary:
-    """A student over several games.
-
-    Attributes:
-        geometric: geometric mean of percent of teacher, and its 95% interval.
-        interquartile: mean of the middle half of all runs' percentages above random, over games and seeds.
-        human: median human-normalised score, in percent.
-    """
-
-    geometric: tuple[float, float, float]
-    interquartile: float
-    human: float
-
-
-def summarise(measures: Sequence[Measure]) -> Summary:
-    """Over games; nan where a game's percentage has no meaning.
-
-    A run of a student of several games is drawn for all of them at once: what is good or bad about it, is so in all.
-    """
-    percents = np.array([measure.percent for measure in measures])
-    common = np.random.default_rng([0, len(measures)])
-    if all(measure.together for measure in measures):
-        drawn = [draw_runs(len(measures[0].runs), common)] * len(measures)
-    else:  # how far runs lie apart, as a share of the teacher's score, all games say together
-        spread = students_spread(max(sum(len(measure.runs) - 1 for measure in measures), 1), common)
-        drawn = [draw_runs(len(measure.runs), common, spread) for measure in measures]
-    chances = [np.random.default_rng([0, i]) for i in range(len(measures))]
-    draws = np.stack([m.resampled(rng, weights) for m, rng, weights in zip(measures, chances, drawn, strict=True)])
-    single = [each.above_random for measure in measures for each in measure.singles]
-    return Summary(
-        (float(geometric_mean(percents)), *limits(geometric_mean(draws))),
-        math.nan if np.isnan(single).any() else float(stats.trim_mean(single, 0.25)),  # scipy < 1.15 trims nan off
-        float(np.median([measure.human for measure in measures])),
-    )

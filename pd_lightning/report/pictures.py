@@ -46,8 +46,8 @@ def figure_of(games: Sequence[str]) -> tuple[Figure, dict[str, Axes]]:
     return figure, dict(zip(games, axes, strict=False))
 
 
-def finish(figure: Figure, axes: dict[str, Axes], path: Path) -> Path:
-    """A legend below, in as many columns as fit, and the file."""
+def finish(figure: Figure, axes: dict[str, Axes], path: Path, note: str = "") -> Path:
+    """A legend below, in as many columns as fit, under a line that says what is drawn, and the file."""
     handles: dict[str, Any] = {}
     for axis in axes.values():
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
@@ -55,8 +55,9 @@ def finish(figure: Figure, axes: dict[str, Axes], path: Path) -> Path:
     canvas = FigureCanvasAgg(figure)  # a file, never a window
     for columns in (3, 2, 1):
         legend = figure.legend(
-            list(handles.values()), list(handles), loc="outside lower center", ncols=columns, fontsize=8, frameon=False
-        )
+            list(handles.values()), list(handles), loc="outside lower center", ncols=columns, fontsize=8, frameon=False,
+            title=note or None, title_fontsize=8,
+        )  # fmt: skip
         box = legend.get_window_extent(canvas.get_renderer())
         if box.width <= figure.bbox.width or columns == 1:
             break

@@ -80,6 +80,7 @@ class Run:
         student: what was trained.
         curve: returns of the episodes by game and update, float64 [n].
         teacher: the same of the teacher, if it was live.
+        learning: whether that learned meanwhile.
         earlier: folders of the attempts that it goes on from.
     """
 
@@ -89,6 +90,7 @@ class Run:
     student: Student
     curve: dict[str, dict[int, np.ndarray]]
     teacher: dict[str, dict[int, np.ndarray]] = field(default_factory=dict)
+    learning: bool = False
     earlier: tuple[Path, ...] = ()
 
     @property
@@ -140,7 +142,7 @@ def read_run(folder: Path) -> Run:
         raise ReportError(f"{folder}: config.yaml or returns.csv lacks or garbles {reason}; leave it out") from None
     if not curve:
         raise ReportError(f"{folder}: returns.csv has no episodes; the run was stopped before its first rollout")
-    return Run(folder, seed, int(data.get("seed") or 0), student, curve, teacher)
+    return Run(folder, seed, int(data.get("seed") or 0), student, curve, teacher, bool(data.get("learn")))
 
 
 def normal(root: str) -> str:

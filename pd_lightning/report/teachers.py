@@ -15,7 +15,7 @@ def learning_curves_of(runs: Sequence[Run], student: Student) -> dict[str, list[
     found: dict[str, list[dict[int, np.ndarray]]] = {}
     for run in runs:
         for game, points in run.teacher.items():
-            if run.student == student and len(points) > 1:
+            if run.student == student and run.learning:
                 found.setdefault(game, []).append(points)
     return found
 

@@ -1,0 +1,56 @@
+"""Runs that differ in the seed alone, put together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from pd_lightning.networks import SIZES
+from pd_lightning.report.measures import Measure
+from pd_lightning.report.runs import Run, Student
+
+Measures = dict[Student, dict[str, Measure]]
+"""Every student with its games, both in the order in which they are shown."""
+
+
+def order_of(student: Student) -> tuple:
+    """Sizes from the largest, losses as in the paper, then the rest."""
+    sizes = list(SIZES)
+    size = sizes.index(student.size) if student.size in sizes else len(sizes)
+    loss = next((n for n, name in enumerate(("mse", "nll", "kl")) if student.loss.startswith(name)), 3)
+    how = (student.loss, student.acts, student.settings, student.updates)
+    return (student.protocol, len(student.games), size, loss, *how)
+
+
+def measure(runs: Iterable[Run], teachers: Callable[[Student, str], np.ndarray]) -> Measures:
+    """Groups runs that differ in the seed alone.
+
+    Args:
+        runs: in any order.
+        teachers: returns of the recorded episodes of a game's teacher by the rules of a student's rollouts.
+    """
+    groups: dict[Student, list[Run]] = {}
+    for run in sorted(runs, key=lambda run: run.seed):
+        groups.setdefault(run.student, []).append(run)
+    return {
+        student: {
+            game: Measure(
+                game,
+                tuple(run.returns[game] for run in groups[student]),
+                teachers(student, game),
+                together=len(student.games) > 1,
+                own=learning_teachers(groups[student], game),
+                seeds=tuple((run.seed, run.data_seed) for run in groups[student]),
+                folders=tuple(run.folders for run in groups[student]),
+            )
+            for game in student.games
+        }
+        for student in sorted(groups, key=order_of)
+    }
+
+
+def learning_teachers(runs: Iterable[Run], game: str) -> tuple[np.ndarray, ...]:
+    """Last returns of each run's own teacher, if those learned with their students."""
+    points = [run.teacher.get(game, {}) if run.learning else {} for run in runs]
+    return tuple(each[max(each)] for each in points) if all(points) else ()
