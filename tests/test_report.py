@@ -513,6 +513,30 @@ def test_folders_of_tests_are_left_out(tmp_path, monkeypatch, capsys):
     assert "9.0" not in out.split("## All runs")[1].split("Score: ")[0]
 
 
+def test_tests_count_instead_of_their_runs_own_scores_if_that_is_asked_for(tmp_path, monkeypatch, capsys):
+    tested, other, gone = (write_run(tmp_path, {"pong": [1.0]}, seed=n, updates=(0, 50, 100)) for n in range(3))
+
+    def test_of(run, score, update, **settings):
+        more = {"verbose": True, "ckpt_path": str(run / "checkpoints" / "last.ckpt")}
+        return write_run(
+            tmp_path, {"pong": [score, score]}, updates=(update,), size="as it is by default", more=more, **settings
+        )
+
+    folders = [tested, other, test_of(tested, 7.0, 100), test_of(tested, 8.0, 100),
+               test_of(tested, 5.0, 100, protocol="nature"), test_of(gone, 9.0, 50)]  # fmt: skip
+    nowhere = test_of(tmp_path / "nowhere", 4.0, 100)
+    runs = {(run.folder, run.student.protocol): run for run in runs_in([*folders, nowhere], tests=True)}
+    assert f"left out: {nowhere} is of a test, whose run is not there" in capsys.readouterr().err
+    last = {key: (max(run.curve["pong"]), run.returns["pong"].tolist()) for key, run in runs.items()}
+    assert last == {(other, "paper"): (100, [1]), (tested, "paper"): (100, [8, 8]), (tested, "nature"): (100, [5, 5]),
+                    (gone, "paper"): (50, [9, 9])}  # fmt: skip
+    assert {run.student.size for run in runs.values()} == {"net1"}
+    assert list(runs[tested, "paper"].curve["pong"]) == [0, 50, 100]
+    assert (list(runs[tested, "nature"].curve["pong"]), runs[gone, "paper"].seed) == ([100], 2)
+    assert run_main(monkeypatch, "--tests=true", tested, folders[3]) == 0
+    assert "| 1 x 2 | 8.0 |" in capsys.readouterr().out
+
+
 def test_a_folder_of_runs_will_do_and_so_will_a_pattern_that_no_shell_expanded(tmp_path, monkeypatch, capsys):
     logs = tmp_path / "deep" / "lightning_logs"
     folders = [write_run(logs, {"pong": [score]}, seed=n) for n, score in enumerate((3.0, 5.0))]
@@ -523,7 +547,9 @@ def test_a_folder_of_runs_will_do_and_so_will_a_pattern_that_no_shell_expanded(t
         assert run_main(monkeypatch, *words) == 0
         out, err = capsys.readouterr()
         assert out == expected
-        assert err == f"left out: {test} is of a test, whose run has a folder of its own\n"
+        assert (
+            err == f"left out: {test} is of a test, whose run has a score of its own; --tests true takes the test's\n"
+        )
     assert run_main(monkeypatch, tmp_path / "nothing*") == 1
     assert "nothing*: has no config.yaml; name folders of runs" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()

@@ -25,7 +25,14 @@ def options_of(arguments: list[str] | None = None) -> Namespace:
         nargs="+",
         type=Path,
         help="folders of runs, such as lightning_logs/version_0, or one that has runs somewhere below it, such as "
-        "lightning_logs; those of `test` are left out",
+        "lightning_logs",
+    )
+    parser.add_argument(
+        "--tests",
+        type=bool,
+        default=False,
+        help="score runs that were tested (`python train.py test`) by the episodes of their last test instead of their "
+        "own last rollout's; by default folders of tests are left out",
     )
     parser.add_argument(
         "--root",
@@ -34,14 +41,17 @@ def options_of(arguments: list[str] | None = None) -> Namespace:
         help="the datasets, whose episodes' mean returns are the teachers' (default: what each run learned from)",
     )
     parser.add_argument(
-        "--output", type=Path, default=None, help="a folder for report.md, report.csv, curves.png and sizes.png"
+        "--output",
+        type=Path,
+        default=None,
+        help="a folder for report.md, report.csv (a line a run), students.csv, curves.png and sizes.png",
     )
     return parser.parse_args(arguments)
 
 
 def show(options: Namespace) -> None:
     """Prints the tables, and writes everything to a folder, if one was named."""
-    found = Findings.of(options.runs, options.root)
+    found = Findings.of(options.runs, options.root, tests=options.tests)
     if options.output:
         options.output.mkdir(parents=True, exist_ok=True)
     print(found.tables)

@@ -30,18 +30,19 @@ class Findings:
     measures: Measures
 
     @classmethod
-    def of(cls, folders: Iterable[Path], root: Path | None = None) -> Findings:
+    def of(cls, folders: Iterable[Path], root: Path | None = None, *, tests: bool = False) -> Findings:
         """Of the runs in these folders.
 
         Args:
             folders: of runs, or with runs somewhere below.
             root: the datasets, whose teachers they are compared with; None is what each run learned from.
+            tests: score runs that were tested by their tests' episodes.
 
         Raises:
             ReportError: a folder is no run and has none, or what it holds is broken.
             ShardError: a recording is broken or of another game, or there is none where one was named.
         """
-        runs = runs_in(list(folders))
+        runs = runs_in(list(folders), tests=tests)
         recordings = recordings_of(root, runs)
         return cls(runs, recordings, measure(runs, lambda student, game: teacher_of(recordings, runs, student, game)))
 

@@ -14,29 +14,33 @@ import yaml
 from pd_lightning.report.runs import NEEDED, ReportError, Run, joined, read_run
 
 
-def runs_in(named: Sequence[Path]) -> list[Run]:
+def runs_in(named: Sequence[Path], *, tests: bool = False) -> list[Run]:
     """The runs of these folders; what has no score of its own is left out with a note.
 
-    That are folders of `test`, runs that never played, and of runs with the same settings and seed all but one: the one
-    that got farthest, and of those the last by name. A run that goes on from the checkpoint of another is one with it.
+    That are folders of tests, unless they are asked for, runs that never played, and of runs with the same settings and seed all but one: the one that got farthest,
+    and of those the last by name. A run that goes on from the checkpoint of another is one with it.
 
     Args:
         named: runs, folders with runs somewhere below, or patterns that no shell has expanded.
+        tests: score runs that were tested by their tests' episodes.
 
     Raises:
         ReportError: a folder is no run and has none, or there is none.
     """
-    runs = []
+    runs, tested = [], []
     for folder in {path.resolve(): path for each in named for path in expanded(each)}.values():
         if folder.is_dir() and not (folder / "returns.csv").is_file():
             leave_out(folder, "has no returns.csv, nothing was played")
+        elif is_test(folder) and tests:
+            tested.append(folder)
         elif is_test(folder):
-            leave_out(folder, "is of a test, whose run has a folder of its own")
+            leave_out(folder, "is of a test, whose run has a score of its own; --tests true takes the test's")
         else:
             runs.append(read_run(folder))
-    if not runs:
+    found = scored_by_tests(distinct(whole(runs)), tested)
+    if not found:
         raise ReportError(f"{', '.join(map(str, named))}: no run that has played; run `python train.py fit` first")
-    return distinct(whole(runs))
+    return found
 
 
 def leave_out(folder: Path, reason: str) -> None:
@@ -124,3 +128,40 @@ def distinct(runs: Sequence[Run]) -> list[Run]:
             leave_out(other.folder, f"has the same settings and seed as {run.folder}, which counts")
         best[alike(run)] = run
     return [run for run in runs if best[alike(run)] is run]
+
+
+def scored_by_tests(runs: Sequence[Run], tests: Sequence[Path]) -> list[Run]:
+    """Runs with the scores of their tests (`python train.py test`) instead of their own, where they were tested.
+
+    Of several tests by the same rules the last counts; by other rules a run is there once more.
+
+    Args:
+        runs: those that count.
+        tests: folders of tests, the newest last; of other runs too.
+
+    Raises:
+        ReportError: a folder holds what it should not.
+    """
+    tested: dict[tuple, Run] = {}
+    known = {folder.resolve(): run for run in runs for folder in (*run.earlier, run.folder)}
+    for folder in tests:
+        fitted, _ = predecessor(folder)
+        if fitted is None:
+            leave_out(folder, "is of a test, whose run is not there")
+            continue
+        run = known.get(fitted.resolve()) or attempts(read_run(fitted))[-1]
+        scored = with_scores(run, read_run(folder))
+        tested[run.folder.resolve(), scored.student.rules] = scored
+    done = {folder for folder, _ in tested}
+    return [*(run for run in runs if run.folder.resolve() not in done), *tested.values()]
+
+
+def with_scores(run: Run, test: Run) -> Run:
+    """A run whose last rollout is a test's: at the updates of the checkpoint, by the test's rules."""
+    at, rules = test.student.updates, test.student.rules
+    kept = {
+        game: {update: points[update] for update in points if update < at and rules == run.student.rules}
+        for game, points in run.curve.items()
+    }
+    student = replace(run.student, updates=at, protocol=test.student.protocol, fire=test.student.fire)
+    return replace(run, student=student, curve={game: kept.get(game, {}) | test.curve[game] for game in test.curve})

@@ -20,16 +20,16 @@ from pd_lightning.report.summaries import Summary, summarise
 Key = Callable[[Student], object]
 
 NOTES = f"""\
-Score: mean over runs of the mean return of their last rollout. Of teacher: 100 x score / mean return of the teacher's
-recorded episodes (a live one's: those of its score), as in the paper; without a meaning where the score is negative or
-the teacher's not positive. Above random: (score - random) / (teacher - random), which also holds where scores do not
-begin at zero (Pong). Human-normalised: by the scores of Wang et al. (2016). Intervals: 95%, bootstrap over runs and
-the teacher's episodes ({RESAMPLES:,} resamples), as wide as Student's t for few of them, and at least as wide as the
-runs' episodes say; those of a single run are of its episodes and say nothing about other seeds. There is none (-) where
-a run or the teacher has fewer than {FEWEST} episodes, which say too little about their spread, or where a percentage's
-would reach below zero. The interquartile mean leaves out a quarter of the runs at either end; its interval draws runs
-with replacement. A dash: not known, or without a meaning. Runs differ in the seeds of their weights, and of their data
-where report.csv says so; all are scored in episodes of the same seeds."""
+Score: mean over runs of the mean return of their last rollout, or test. Of teacher: 100 x score / mean return of the
+teacher's recorded episodes (a live one's: those of its score), as in the paper; without a meaning where the score is
+negative or the teacher's not positive. Above random: (score - random) / (teacher - random), which also holds where
+scores do not begin at zero (Pong). Human-normalised: by the scores of Wang et al. (2016). Intervals: 95%, bootstrap
+over runs and the teacher's episodes ({RESAMPLES:,} resamples), as wide as Student's t for few of them, and at least as
+wide as the runs' episodes say; those of a single run are of its episodes and say nothing about other seeds. There is
+none (-) where a run or the teacher has fewer than {FEWEST} episodes, which say too little about their spread, or where
+a percentage's would reach below zero. The interquartile mean leaves out a quarter of the runs at either end; its
+interval draws runs with replacement. A dash: not known, or without a meaning. Runs differ in the seeds of their
+weights, and of their data where report.csv says so; all are scored in episodes of the same seeds."""
 
 
 def comparison(students: Mapping[str, Mapping[str, Measure]]) -> str:
