@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI, ReduceLROnPlateau
+from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from pd_lightning.callbacks import Checkpoint, Film, Rollouts, UpdatesBar
+from pd_lightning.callbacks import Checkpoint, Film, Rollouts, StopTogether, UpdatesBar
 from pd_lightning.checkpoints import (
     explicit_model_options,
     find_checkpoint,
@@ -77,7 +79,9 @@ class DistillationCLI(LightningCLI):
             self._checkpoint_updates = self.checkpoint.get("global_step", 0)
             files = [*(self.config.get("config") or []), *(config.get("config") or [])]
             given = explicit_model_options(words, [Path(str(file)) for file in files])
-            refuse_contradictions(path, self.checkpoint["hyper_parameters"], config.model, given)
+            refuse_contradictions(path, self.checkpoint, config.model, given)
+            if self.config.subcommand == "fit" and "optimizer_states" not in self.checkpoint:
+                fail(f"{path}: holds weights alone, so learning cannot go on: score it by `test`, or name another")
             if config.model.init_args.get("weights"):
                 config.model.init_args.weights = None  # those of the checkpoint count
         elif re.search(r"--ckpt_path[= ](?!null\b)", " ".join(words)):
@@ -97,6 +101,8 @@ class DistillationCLI(LightningCLI):
     @staticmethod
     def configure_optimizers(lightning_module: pl.LightningModule, optimizer: Any, lr_scheduler: Any = None) -> Any:
         """Lightning's, but schedules count updates, as all does here; what waits for a score is asked once an epoch."""
+        if isinstance(lr_scheduler, ReduceLROnPlateau):
+            _check_plateau(lightning_module.trainer, lr_scheduler.monitor)
         if lr_scheduler is None or isinstance(lr_scheduler, ReduceLROnPlateau):
             return LightningCLI.configure_optimizers(lightning_module, optimizer, lr_scheduler)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": lr_scheduler, "interval": "step"}}
@@ -113,9 +119,11 @@ class DistillationCLI(LightningCLI):
             super().instantiate_classes()
         except (ValueError, MisconfigurationException) as error:
             fail(str(our_own(error) or error))
-        if isinstance(self.trainer.strategy.launcher, _MultiProcessingLauncher):
-            name = self.config[str(self.subcommand)].trainer.strategy
+        name, strategy = self.config[str(self.subcommand)].trainer.strategy, self.trainer.strategy
+        if isinstance(strategy.launcher, _MultiProcessingLauncher):
             fail(f"--trainer.strategy {name} leaves scores and weights in processes that end: choose ddp")
+        if not isinstance(strategy, SingleDeviceStrategy | DDPStrategy):
+            fail(f"--trainer.strategy {name} deals a network out, and nobody could play with a part: choose ddp")
         if self.checkpoint is not None:
             refuse_other_weights(Path(self.config[str(self.subcommand)].ckpt_path), self.checkpoint, self.model)
             self._over = is_over(self.checkpoint, self.trainer)
@@ -129,8 +137,10 @@ class DistillationCLI(LightningCLI):
         kwargs["logger"] = own_loggers(trainer.get("logger"), trainer.get("default_root_dir"))
         if kwargs["logger"] and (folder := job_folder(trainer.get("default_root_dir"))):
             kwargs["default_root_dir"] = str(folder)
+        if trainer.get("barebones"):
+            fail("--trainer.barebones leaves out logs, scores and checkpoints, which a run is for: leave it out")
         given = trainer.get("callbacks") or []
-        kwargs["callbacks"] = [*given] if isinstance(given, list) else [given]
+        kwargs["callbacks"] = [StopTogether(), *(given if isinstance(given, list) else [given])]
         bars = any(isinstance(each, ProgressBar) for each in kwargs["callbacks"])
         if trainer.get("enable_progress_bar") is not False and not bars:
             kwargs["callbacks"].append(UpdatesBar())
@@ -173,8 +183,12 @@ class DistillationCLI(LightningCLI):
         if not self.config[str(self.subcommand)].get("ckpt_path"):
             fail(f"{self.subcommand} scores a checkpoint: give --ckpt_path PATH, or `last` for the newest run's")
         data = type(self.datamodule)
-        if self.subcommand == "validate" and data.val_dataloader is pl.LightningDataModule.val_dataloader:
+        nothing = data.val_dataloader is pl.LightningDataModule.val_dataloader
+        if self.subcommand == "validate" and (nothing or getattr(self.datamodule, "held_out", None) == {}):
             fail(f"validate asks for held-out states, and {data.__name__} has none: score the checkpoint by `test`")
+        warnings.filterwarnings(
+            "ignore", ".*callbacks used to create the checkpoint need to be provided.*"
+        )  # to learn on
         claim_folder(self.trainer.loggers, begins=False)
 
     def before_test(self) -> None:
@@ -188,6 +202,15 @@ class DistillationCLI(LightningCLI):
     def after_test(self) -> None:
         """Prints the table."""
         report(self.trainer, time.monotonic() - self._started)
+
+
+def _check_plateau(trainer: pl.Trainer, monitor: str) -> None:
+    """Raises a ValueError if what a schedule waits for is not measured anew at each epoch's end, when it is asked."""
+    if trainer.check_val_every_n_epoch != 1 or not monitor.startswith(("val/", "train/")):
+        raise ValueError(
+            f"ReduceLROnPlateau asks for {monitor!r} after each epoch: give --lr_scheduler.monitor a val/... score, "
+            "and validate then: --trainer.val_check_interval null --trainer.check_val_every_n_epoch 1"
+        )
 
 
 def main(args: list[str] | None = None) -> None:
@@ -210,6 +233,10 @@ def main(args: list[str] | None = None) -> None:
     except SIGTERMException:
         raise SystemExit(STOPPED_BY_SIGTERM) from None
     except MisconfigurationException as error:
+        fail(str(error))
+    except RuntimeError as error:
+        if not str(error).startswith("Early stopping conditioned on"):
+            raise
         fail(str(error))
     except OSError as error:
         if error.errno not in NOT_OURS:

@@ -84,7 +84,7 @@ class TeacherDatasets(pl.LightningDataModule):
             )
         self.games = list(games)
         # Plain numbers, also where a notebook gave numpy's: a checkpoint with anything else does not load.
-        self.batch_size, self.validation, self.seed = int(batch_size), float(validation), int(seed)
+        self._batch_size, self.validation, self.seed = int(batch_size), float(validation), int(seed)
         self.memory, self.threads = memory, threads
         self.mixing, self.weights = mixing, check_mixing(self.games, mixing, weights)
         self.sizes = batch_sizes(self.batch_size, mixing, self.weights)
@@ -104,6 +104,18 @@ class TeacherDatasets(pl.LightningDataModule):
         if memory is not None:  # whether it is enough is said now, not when the run has begun
             choose_reaches(self.blocks, self.sizes, int(memory * 2**30))
         self.mixture: Mixture | None = None
+
+    @property
+    def batch_size(self) -> int:
+        """States of each game in an update; streams are made for it, so it is not to be changed."""
+        return self._batch_size
+
+    @batch_size.setter
+    def batch_size(self, value: int) -> None:
+        raise ValueError(
+            f"batch_size is {self._batch_size} and cannot become {value}: make other TeacherDatasets (its size is a "
+            "choice of learning, not of memory, so there is nothing for a BatchSizeFinder to find)"
+        )
 
     def teacher_returns(self, protocol: str, fire: bool = False) -> dict[str, float]:
         """Mean return of each game's recorded episodes, if its teacher played them by these rules.

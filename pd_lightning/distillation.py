@@ -14,7 +14,7 @@ from torchmetrics import MeanMetric
 from pd_lightning.episodes import Policy, policy_of
 from pd_lightning.losses import LOSSES, kl
 from pd_lightning.networks import SIZES, Student
-from pd_lightning.resuming import name_class, renew_rate
+from pd_lightning.resuming import datamodule_of, name_class, renew_rate
 from pd_lightning.streaming import Batch
 from pd_lightning.temperature import calibrate, check
 
@@ -61,7 +61,9 @@ class PolicyDistillation(pl.LightningModule):
         self.outputs = "q" if loss == "mse" else "logits"
         self.fire: dict[str, bool] = {}  # whether it was pressed for the teachers, and so is for the student
         self.learning_rate, self.warmup = learning_rate, warmup
+        self.begun = False  # centred, by an earlier fit or a checkpoint
         self._calibrated: list[str] = []
+        self._schedule: Any = None
         self._losses: dict[str, Tensor] = {}  # each game's newest: not every batch need hold every game
         self.metrics = nn.ModuleDict({game: nn.ModuleDict({name: MeanMetric() for name in METRICS}) for game in games})
 
@@ -87,10 +89,11 @@ class PolicyDistillation(pl.LightningModule):
         return LOSSES[self.loss](outputs, part.teacher_q, self.temperature(game))
 
     def setup(self, stage: str) -> None:
-        """Centres each game's input on its recording; from then on the checkpoint knows.
+        """Centres each game's input on its recording, and calibrates temperatures, once: then the checkpoint knows.
 
         Raises:
-            ValueError: the loss makes no sense of what was recorded, or numbers are too coarse to learn with.
+            ValueError: the loss makes no sense of what was recorded, numbers are too coarse to learn with, or there is
+                no data module.
         """
         if stage == "fit":
             if self.trainer.precision == "16-true":
@@ -98,7 +101,7 @@ class PolicyDistillation(pl.LightningModule):
                     "precision is 16-true, in which Adam divides by nothing: choose --trainer.precision 16-mixed, "
                     "bf16-mixed or 32-true"
                 )
-            data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+            data = datamodule_of(self)
             self.fire = data.fire_rules()
             for game, outputs in data.outputs.items():
                 if outputs == "logits":
@@ -108,8 +111,9 @@ class PolicyDistillation(pl.LightningModule):
                     self._calibrated.append(game)
             # Ranks that play live have seen different states, and must have one loss.
             self.temperatures = self.trainer.strategy.broadcast(self.temperatures)
-            for game, (mean, deviation) in data.statistics().items():
+            for game, (mean, deviation) in data.statistics().items() if not self.begun else ():
                 self.student.centre(game, mean, deviation)
+            self.begun = True
 
     def _accept_logits(self, game: str) -> None:
         """Logits are a policy already: they are neither Q-values to repeat nor to be sharpened once more."""
@@ -128,7 +132,7 @@ class PolicyDistillation(pl.LightningModule):
 
     def on_train_start(self) -> None:
         """A resumed run may be longer than the one before, which left its own learning rate behind: perhaps 0."""
-        renew_rate(self.lr_schedulers())
+        renew_rate(self.lr_schedulers(), self._schedule, self.learning_rate)
         for game in self._calibrated:  # said only now: a checkpoint may have brought another
             rank_zero_info(f"{game}: temperature {self.temperatures[game]:.4g}, perplexity {self.perplexity:g}")
 
@@ -142,6 +146,7 @@ class PolicyDistillation(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """As it was saved."""
         self.temperatures, self.fire = dict(checkpoint["temperatures"]), dict(checkpoint.get("fire", {}))
+        self.begun = True
 
     def temperature(self, game: str) -> float:
         """What divides the Q-values of a game's teacher.
@@ -179,6 +184,14 @@ class PolicyDistillation(pl.LightningModule):
         parts = [loss * (count / sum(counts)) for loss, count in zip(losses.values(), counts, strict=True)]
         return torch.stack(parts).sum()
 
+    def on_validation_start(self) -> None:
+        """Means of many states are beyond bfloat16, which `bf16-true` makes of all that a module holds."""
+        for metric in self.metrics.modules():
+            if isinstance(metric, MeanMetric):
+                metric.set_dtype(torch.float32)
+
+    on_test_start = on_validation_start
+
     def validation_step(self, batch: dict[str, Batch], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Agreement with the teacher, divergence from it, and the loss, on held-out states."""
         outputs = self.student({game: part.states for game, part in batch.items()})
@@ -211,5 +224,5 @@ class PolicyDistillation(pl.LightningModule):
             fall = (total - update) / max(1, total - self.warmup)
             return max(0.0, min(1.0, rise, fall))
 
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._schedule, "interval": "step"}}

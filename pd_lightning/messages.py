@@ -36,7 +36,6 @@ def quieten() -> None:
         ".*Experiment logs directory.*exists and is not empty.*",  # TensorBoard's, of the same run
         ".*was not set, defaulting to.*",
         ".*loading a checkpoint outside the 'fit' stage.*",  # averaged weights are what was saved
-        ".*callbacks used to create the checkpoint need to be provided.*",  # `test` trains nothing
         ".*The dirpath has changed from.*",  # a resumed run writes to a folder of its own
         ".*all_gather is deprecated.*",  # Lightning's
         ".*is smaller than the logging interval.*",  # of a short recording: updates are counted over all epochs

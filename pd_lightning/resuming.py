@@ -51,15 +51,38 @@ def batches_trained(trainer: Any) -> int:
     return trainer.fit_loop.epoch_loop.batch_progress.total.processed
 
 
-def renew_rate(schedule: Any) -> None:
-    """Sets the learning rate to what a schedule says now: a checkpoint brings the rate of its own run, perhaps 0."""
+def renew_rate(schedule: Any, own: Any, rate: float) -> None:
+    """Sets the learning rate to what a schedule says now: a checkpoint brings the rate of its own run, perhaps 0.
+
+    Args:
+        schedule: that is used.
+        own: the module's, if it made one: its highest rate may have been found meanwhile (LearningRateFinder).
+        rate: that highest rate now.
+    """
     if not isinstance(schedule, torch.optim.lr_scheduler.LambdaLR):  # --optimizer brings its own, or none
         return
-    for group, rate, share in zip(schedule.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
-        group["lr"] = rate * share(schedule.last_epoch)
+    if schedule is own:
+        schedule.base_lrs = [rate] * len(schedule.base_lrs)
+    for group, highest, share in zip(
+        schedule.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True
+    ):
+        group["lr"] = highest * share(schedule.last_epoch)
 
 
 def name_class(module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-    """Notes a module's class beside its settings, as the command line does, for who saves without one."""
+    """Notes a module's class, for who saves without a command line, which names it among the settings."""
     kind = type(module)
-    checkpoint.get("hyper_parameters", {}).setdefault("_class_path", f"{kind.__module__}.{kind.__qualname__}")
+    checkpoint["class_path"] = f"{kind.__module__}.{kind.__qualname__}"
+
+
+def datamodule_of(module: pl.LightningModule) -> Any:
+    """The data module of a module's fit.
+
+    Raises:
+        ValueError: it was given loaders instead, which know nothing of games, statistics and rules of play.
+    """
+    data = module.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+    if data is None:
+        name = type(module).__name__
+        raise ValueError(f"{name} learns from a data module: give trainer.fit(module, datamodule=...), not loaders")
+    return data

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
+import torch
 from lightning_utilities.core.rank_zero import rank_zero_info
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from pd_lightning.callbacks.stopping import check_monitor
 from pd_lightning.callbacks.whole import keep_whole
-from pd_lightning.resuming import refuse_changes
+from pd_lightning.resuming import ResumeError, refuse_changes
 
 MEASURED = ("rollout/", "val/")
 """How the keys of scores begin that weights can be chosen by."""
@@ -49,7 +51,8 @@ class Checkpoint(ModelCheckpoint):
         super().__init__(save_last=save_last, **kwargs)
         self.score_key, self.sign = monitor, 1 if mode == "max" else -1
         self.best_score: float | None = None
-        self.best_path = ""  # not `best_model_path`, a file that Lightning deletes when it saves newer weights
+        self.best_path = ""  # not `best_model_path`, which Lightning deletes when it saves newer weights: until the end
+        self._newest = ""
         self._before: dict[str, str] = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -57,16 +60,9 @@ class Checkpoint(ModelCheckpoint):
         super().setup(trainer, pl_module, stage)
         keep_whole(trainer)
         data: Any = getattr(trainer, "datamodule", None)
-        if stage != "fit" or self.score_key is None or not hasattr(data, "actions"):
+        if stage != "fit" or self.score_key is None:
             return
-        kind, game, *rest = self.score_key.split("/")
-        if rest and game not in data.actions:
-            raise ValueError(f"checkpoint.monitor is {self.score_key!r}: the games are {', '.join(data.actions)}")
-        if kind == "val" and not getattr(data, "held_out", None):
-            raise ValueError(
-                f"checkpoint.monitor is {self.score_key!r}, but nothing is held out: choose a rollout/... score, or "
-                "--data.validation above 0 of a recording"
-            )
+        check_monitor("checkpoint.monitor", self.score_key, data)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """A run that goes on does so with its seed and its optimizer, whose state would not fit another."""
@@ -76,6 +72,7 @@ class Checkpoint(ModelCheckpoint):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """What a run goes on from need not be saved again, in the middle of the next update perhaps."""
         super().on_train_start(trainer, pl_module)
+        self.best_model_path = self._newest or self.best_model_path
         self._last_global_step_saved = trainer.global_step
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -104,7 +101,17 @@ class Checkpoint(ModelCheckpoint):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Remembers it until the optimizers are there."""
+        """Remembers it until the optimizers are there.
+
+        Raises:
+            ResumeError: its weights are averages, which learning does not go on from.
+        """
+        averages = any(isinstance(each, WeightAveraging) for each in trainer.callbacks)  # pyright: ignore[reportAttributeAccessIssue]
+        if "current_model_state" in checkpoint and trainer.state.fn == TrainerFn.FITTING and not averages:
+            raise ResumeError(
+                "cannot resume: the checkpoint's weights are averages, and learning goes on from others: give the "
+                "callback that averaged them (EMAWeightAveraging) as it was, or start anew without --ckpt_path"
+            )
         self._before = checkpoint.get("run", {})
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -116,6 +123,13 @@ class Checkpoint(ModelCheckpoint):
         """Lightning would save even in a dry run."""
         if not trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
             super().on_train_end(trainer, pl_module)
+        self._newest = self.best_model_path
+        self._name_best()
+
+    def _name_best(self) -> None:
+        """From now on the best weights are what Lightning's `ckpt_path="best"` loads."""
+        if self.best_path and self.best_score is not None:
+            self.best_model_path, self.best_model_score = self.best_path, torch.tensor(self.best_score)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Says from where a run that is interrupted can go on."""
@@ -153,6 +167,8 @@ class Checkpoint(ModelCheckpoint):
         if self.best_score is None or self.sign * score > self.sign * self.best_score:
             self.best_score = score
             self.best_path = self.save(trainer, self.best_path, "best")
+            if ended:
+                self._name_best()
 
     def save(self, trainer: pl.Trainer, mine: str, name: str) -> str:
         """Saves everything under a name beside the other checkpoints; returns the file.

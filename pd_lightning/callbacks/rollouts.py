@@ -16,6 +16,7 @@ from pd_lightning.atari import check_fire, named_protocol
 from pd_lightning.callbacks.keeping import Checkpoint, is_last_update
 from pd_lightning.callbacks.progress import episode_bar
 from pd_lightning.callbacks.scoring import append_returns, rollout_metrics
+from pd_lightning.callbacks.stopping import check_early_stopping
 from pd_lightning.episodes import FIT_SEEDS, TEST_SEEDS, episode_seeds
 from pd_lightning.folder import run_folder
 from pd_lightning.rollout import Returns, play
@@ -73,8 +74,8 @@ class Rollouts(Callback):
         """Refuses, before anything is computed, what would go wrong later.
 
         Raises:
-            ValueError: the module does not say who plays, weights are averaged in a way that nobody would score, or
-                FIRE is to be pressed where there is none.
+            ValueError: the module does not say who plays, weights are averaged in a way that nobody would score, a
+                score is waited for that is not taken, or FIRE is to be pressed where there is none.
         """
         if not hasattr(pl_module, "policies"):
             raise ValueError(
@@ -86,6 +87,8 @@ class Rollouts(Callback):
                 "StochasticWeightAveraging has its average only after the last score and checkpoint: choose "
                 "--trainer.callbacks+=pytorch_lightning.callbacks.EMAWeightAveraging, whose average is scored and kept"
             )
+        if stage == "fit":
+            check_early_stopping(trainer, self.every_n_updates)
         for game in getattr(trainer.datamodule, "actions", {}) if self.fire else ():  # pyright: ignore[reportAttributeAccessIssue]
             check_fire(game, "--rollouts.fire")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,7 +19,7 @@ from pd_lightning.episodes import Policy, policy_of
 from pd_lightning.networks import QNetwork
 from pd_lightning.pqn.games import Minibatch, check_learning
 from pd_lightning.pqn.threads import context_beside
-from pd_lightning.resuming import batches_trained, name_class, renew_rate
+from pd_lightning.resuming import batches_trained, datamodule_of, name_class, renew_rate
 from pd_lightning.teacher import load_teacher
 
 LOGITS_TO_Q = 0.01
@@ -123,6 +124,7 @@ class PQN(pl.LightningModule):
         self.save_hyperparameters(ignore=["weights"])  # a checkpoint has weights of its own
         self.network = QNetwork(games, size, layer_norm)
         self.begun = weights is not None
+        self._schedule: Any = None
         self.steps_before: int | None = None  # that a checkpoint has learned from
         self.fire: dict[str, bool] = {}  # whether it is pressed for the teacher when it plays
         if weights is not None:
@@ -135,9 +137,9 @@ class PQN(pl.LightningModule):
             ValueError: the precision is float16's.
         """
         refuse_float16(self.trainer)
-        data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
         if stage != "fit":
             return
+        data = datamodule_of(self)
         self.fire = data.fire_rules()
         for game, (mean, deviation) in data.statistics().items() if not self.begun else ():
             self.network.centre(game, mean, deviation)
@@ -157,11 +159,11 @@ class PQN(pl.LightningModule):
 
     def on_train_start(self) -> None:
         """A resumed run may be longer than the one before, which left its own learning rate behind: perhaps 0."""
-        renew_rate(self.lr_schedulers())
+        renew_rate(self.lr_schedulers(), self._schedule, self.hparams["learning_rate"])
 
     def policies(self) -> dict[str, Policy]:
         """Who plays which game when scores are taken, in the precision of training."""
-        context = self.trainer.precision_plugin.forward_context
+        context = self._trainer.precision_plugin.forward_context if self._trainer else contextlib.nullcontext
         return {game: policy_of(self.network, game, context) for game in self.network.games}
 
     def snapshot(self, game: str) -> Policy:
@@ -196,10 +198,10 @@ class PQN(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam, and a learning rate that rises for a while and then falls linearly to zero."""
-        optimizer, schedule = optimizer_of(
+        optimizer, self._schedule = optimizer_of(
             self.parameters(),
             self.hparams["learning_rate"],
             self.hparams["warm_up"],
             self.trainer.estimated_stepping_batches,
         )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._schedule, "interval": "step"}}
