@@ -125,23 +125,21 @@ def _keys(model: Any) -> set[str]:
     return {"class_path"} & model.keys() | set(model.get("init_args") or {})
 
 
-def refuse_contradictions(path: Path, checkpoint: Mapping[str, Any], model: Any, given: set[str]) -> None:
+def refuse_contradictions(path: Path, saved: Mapping[str, Any], model: Any, given: set[str]) -> None:
     """The checkpoint's hyper-parameters win over the command line, so a command that says otherwise is refused.
 
     Args:
         path: of the checkpoint.
-        checkpoint: its content.
+        saved: its hyper-parameters.
         model: the configuration as parsed: `class_path` and `init_args`.
         given: the options among them that were asked for, rather than being defaults.
 
     Raises:
         CheckpointError: an option, or the model's class, is not what the checkpoint was trained with.
     """
-    saved = checkpoint["hyper_parameters"]
-    kind = checkpoint.get("class_path") or saved.get("_class_path")
-    if not kind:
+    if "_class_path" not in saved:
         raise CheckpointError(f"{path}: does not name its class; name one that `python train.py fit` has written")
-    for key, said, was in _pairs(saved, str(kind), model, given):
+    for key, said, was in _pairs(saved, model, given):
         if said != was:
             raise CheckpointError(
                 f"--model{key} is {said}, but {path} was trained with {was}; "
@@ -150,9 +148,9 @@ def refuse_contradictions(path: Path, checkpoint: Mapping[str, Any], model: Any,
             )
 
 
-def _pairs(saved: Mapping[str, Any], was: str, model: Any, given: set[str]) -> Iterator[tuple[str, Any, Any]]:
+def _pairs(saved: Mapping[str, Any], model: Any, given: set[str]) -> Iterator[tuple[str, Any, Any]]:
     # The class is always compared, given or not: another one cannot learn from these data.
-    said = str(model.class_path)
+    said, was = str(model.class_path), str(saved["_class_path"])
     same = _loaded(was) is not None and _loaded(said) is _loaded(was)
     yield "", said.rsplit(".", 1)[-1], said.rsplit(".", 1)[-1] if same else was.removeprefix("pd_lightning.")
     for key in sorted(given & saved.keys() - {"games"}):  # games follow from the data

@@ -46,6 +46,7 @@ class PolicyDistillation(pl.LightningModule):
         perplexity: float = 2.0,
         learning_rate: float = 3e-3,
         warmup: int = 100,
+        _class_path: str = "",  # of a checkpoint: see `name_class`; a subclass that takes anything hands it on
     ) -> None:
         super().__init__()
         if size not in SIZES:
@@ -55,7 +56,7 @@ class PolicyDistillation(pl.LightningModule):
         self.temperatures = check(temperature, games)
         if not learning_rate > 0 or warmup < 0:
             raise ValueError(f"learning_rate is {learning_rate}, warmup {warmup}: choose above 0, and 0 or more")
-        self.save_hyperparameters()
+        self.save_hyperparameters(ignore=["_class_path"])
         self.student: Any = self.build(games, size)
         self.loss, self.perplexity = loss, perplexity
         self.outputs = "q" if loss == "mse" else "logits"

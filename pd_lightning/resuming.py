@@ -70,9 +70,9 @@ def renew_rate(schedule: Any, own: Any, rate: float) -> None:
 
 
 def name_class(module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-    """Notes a module's class, for who saves without a command line, which names it among the settings."""
+    """Notes a module's class beside its settings, as the command line does, for who saves without one."""
     kind = type(module)
-    checkpoint["class_path"] = f"{kind.__module__}.{kind.__qualname__}"
+    checkpoint.get("hyper_parameters", {}).setdefault("_class_path", f"{kind.__module__}.{kind.__qualname__}")
 
 
 def datamodule_of(module: pl.LightningModule) -> Any:

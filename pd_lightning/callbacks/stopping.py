@@ -64,9 +64,10 @@ def check_early_stopping(trainer: pl.Trainer, every_n_updates: int) -> None:
         if not isinstance(each, EarlyStopping):
             continue
         check_monitor("EarlyStopping's monitor", each.monitor, trainer.datamodule)  # pyright: ignore[reportAttributeAccessIssue]
-        batches = every_n_updates * trainer.accumulate_grad_batches
-        looks: Any = trainer.val_check_interval if trainer.check_val_every_n_epoch is None else 0.5
-        if each.monitor.startswith("rollout/") and (not batches or not isinstance(looks, int) or looks % batches):
+        if trainer.check_val_every_n_epoch is not None or each._check_on_train_epoch_end:  # it looks once an epoch
+            continue
+        batches, looks = every_n_updates * trainer.accumulate_grad_batches, trainer.val_check_interval
+        if each.monitor.startswith("rollout/") and (not batches or looks % batches):
             raise ValueError(
                 f"EarlyStopping's monitor is {each.monitor!r}, and it looks after each validation: there must be a new "
                 "score each time; give --trainer.val_check_interval a multiple of --rollouts.every_n_updates"

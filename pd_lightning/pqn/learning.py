@@ -116,12 +116,13 @@ class PQN(pl.LightningModule):
         warm_up: int = 2000,
         layer_norm: bool = True,
         weights: str | None = None,
+        _class_path: str = "",  # of a checkpoint: see `name_class`; a subclass that takes anything hands it on
     ) -> None:
         super().__init__()
         if len(games) != 1:
             raise ValueError(f"a teacher learns one game, not {', '.join(games) or 'none'}")
         check_learning({"learning_rate": learning_rate, "warm_up": warm_up}, "--model.")
-        self.save_hyperparameters(ignore=["weights"])  # a checkpoint has weights of its own
+        self.save_hyperparameters(ignore=["weights", "_class_path"])  # a checkpoint has weights of its own
         self.network = QNetwork(games, size, layer_norm)
         self.begun = weights is not None
         self._schedule: Any = None

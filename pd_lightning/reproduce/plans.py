@@ -25,7 +25,7 @@ class Settings:
         output: folder of everything.
         root: of the datasets.
         games: to learn.
-        seeds: of the weights.
+        seeds: of the weights, and of the data.
         updates: of every run.
         episodes: of the final score.
         hours: of play to record where a game has none.
@@ -64,7 +64,7 @@ def fit(
     folder = Path(settings.output) / "runs" / f"{name}-seed{seed}"
     words = (
         "pd_lightning", "fit", *preset, f"--data.root={settings.root}", f"--data.games=[{','.join(games)}]",
-        f"--seed_everything={seed}", f"--trainer.max_steps={settings.updates}",
+        f"--seed_everything={seed}", f"--data.seed={seed}", f"--trainer.max_steps={settings.updates}",
         f"--trainer.default_root_dir={folder}", "--trainer.enable_progress_bar=false",
         f"--rollouts.episodes={settings.episodes}", "--rollouts.at_start=false",
         f"--rollouts.every_n_updates={-(-settings.updates // 4)}", "--film.enabled=false",
@@ -141,7 +141,7 @@ def on_policy(settings: Settings) -> list[Task]:
 def online(settings: Settings) -> list[Task]:
     """Section 4.4: a student follows a teacher that is still learning; scored side by side, 20 times."""
     return [
-        fit(settings, f"{game}-online", [game], seed, f"--data.seed={seed}",
+        fit(settings, f"{game}-online", [game], seed,
             f"--rollouts.every_n_updates={-(-settings.updates // 20)}", preset=[f"--config={PRESETS}/online.yaml"])
         for seed in settings.seeds for game in settings.games
     ]  # fmt: skip

@@ -20,15 +20,18 @@ from pd_lightning.reproduce.tasks import DONE, Task
 
 PICTURES = {"curves.png": "learning curves", "sizes.png": "score against size"}
 DIFFERENCES = """\
-- Teachers are PQN's, not DQN's, and scored from no-op starts: absolute scores do not compare with the paper's, shares
-  of the teacher's do.
+- Teachers are those named above, not the paper's DQN, and nobody's scores begin with a human's play: absolute scores do
+  not compare with the paper's, shares of the teacher's do.
 - Actions are the emulator's minimal sets (Pong has 6, in the paper 3).
 - A run learns from the play and for the updates stated above; in the paper from 10 hours, and for longer.
 - Adam with a warm-up and a linear decay, unless another optimizer is named above, instead of RMSProp; input centred by
   the recording's mean image.
 - The temperature of kl is calibrated for each game (a perplexity of 2), unless one is named above; in the paper 0.01.
-- With several games every batch holds every game (the paper: one game a batch, `--data.mixing one_game`).
-- One learning rate and one batch size are used for all games and sizes; nothing was tuned on the final scores."""
+- With several games every batch holds every game (the paper: one game a batch), unless `--data.mixing one_game` is
+  named above.
+- One learning rate, batch size and perplexity are used for all games and sizes. They, and who acts in live play, were
+  chosen by students of Pong and Breakout, by final scores too: for these two games they are not fresh.
+- Runs differ in the seeds of their weights and of their data; all are scored in episodes of the same seeds."""
 
 
 def write_results(tasks: Sequence[Task], settings: Settings, command: str, left_out: Mapping[str, str]) -> Path:
