@@ -124,7 +124,11 @@ def test_losses_that_make_no_sense_of_logits_are_refused_before_the_first_update
 
 def test_nll_asks_only_which_action_the_logits_prefer(recorded):
     student, data = student_of(recorded("PPO.zip")[0], loss="nll")
-    quiet_trainer(limit_val_batches=0, max_steps=2).fit(student, datamodule=data)
+    trainer = quiet_trainer(limit_val_batches=0, max_steps=2, log_every_n_steps=1)
+    before = [parameter.detach().clone() for parameter in student.parameters()]
+    trainer.fit(student, datamodule=data)
+    assert torch.isfinite(trainer.callback_metrics["train/breakout/loss"])
+    assert not all(map(torch.equal, student.parameters(), before))
 
 
 def test_a_student_that_imitates_a_policy_says_logits_and_one_that_repeats_q_values_q(tmp_path, recorded):
@@ -155,6 +159,7 @@ def test_fire_is_pressed_in_a_recording_as_the_library_pressed_it_unless_told_ot
     theirs, ours = recorded("DQN.zip")[1].header, recorded("teacher.safetensors")[1].header
     assert (theirs.fire, ours.fire) == (True, False)
     path = make(tmp_path, "DQN.zip")
+    capfd.readouterr()  # those two may have been recorded only now
     (shard,) = record("breakout", 0.001, str(tmp_path), str(path), fire=False, parallel=1, check=0)
     assert not shard.header.fire
     assert "FIRE" not in capfd.readouterr().err
