@@ -245,18 +245,6 @@ def test_a_game_like_no_other_is_answered_with_all_games():
         check_game("xyzzyxyzzy")
 
 
-@pytest.mark.parametrize(
-    ("game", "meanings"),
-    [
-        ("breakout", ["NOOP", "FIRE", "RIGHT", "LEFT"]),
-        ("freeway", ["NOOP", "UP", "DOWN"]),
-        ("pong", ["NOOP", "FIRE", "RIGHT", "LEFT", "RIGHTFIRE", "LEFTFIRE"]),
-    ],
-)
-def test_actions_are_named_in_the_emulators_order(game, meanings):
-    assert list(action_meanings(game)) == meanings
-
-
 @pytest.mark.parametrize("game", ["seaquest", "adventure", "tic_tac_toe_3d"])
 def test_a_head_of_any_game_is_as_wide_as_its_action_space(game):
     assert build(game, 1, PLAIN).single_action_space == gymnasium.spaces.Discrete(len(action_meanings(game)))
