@@ -24,6 +24,7 @@ import hdf5plugin
 import numpy as np
 import pytest
 import zstandard
+from payload import Payload
 
 from pd_lightning.blocks import BLOCK, CHUNK, Header, Shard, ShardError, ShardWriter, contract, find_shards, writing
 from pd_lightning.blocks.__main__ import main
@@ -628,14 +629,10 @@ def test_what_is_no_hdf5_file_is_one_line(tmp_path):
 
 
 def test_a_pickle_in_the_place_of_a_shard_is_not_executed(tmp_path):
-    class Trap:
-        def __reduce__(self):
-            return os.mkdir, (str(tmp_path / "sprung"),)
-
-    (tmp_path / "0000.h5").write_bytes(pickle.dumps(Trap()))
+    (tmp_path / "0000.h5").write_bytes(pickle.dumps(Payload(tmp_path / "ran")))
     with one_line("unreadable"):
         Shard(tmp_path / "0000.h5")
-    assert not (tmp_path / "sprung").exists()
+    assert not (tmp_path / "ran").exists()
 
 
 def test_shards_are_found_by_number(tmp_path):

@@ -1,6 +1,5 @@
 """Teachers: the same network after saving, whatever file it came from; no file runs code or passes for a teacher."""
 
-import os
 import pickle
 import re
 from pathlib import Path
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import quiet_trainer, tiny_network
+from payload import Payload
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -147,16 +147,6 @@ def test_a_distilled_student_can_teach(tmp_path, datasets, states):
 
 
 # What is refused
-
-
-class Payload:
-    """Runs a command when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.system, (f"touch {self.path}",)
 
 
 @pytest.mark.parametrize("way", ["zip", "legacy", "pickle", "in the settings"])

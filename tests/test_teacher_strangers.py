@@ -4,7 +4,6 @@ import base64
 import gzip
 import io
 import json
-import os
 import pickle
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import pytest
 import torch
 from borrowing import AtariNet, CleanRL, model, rewrite
 from conftest import quiet_trainer, tiny_network
+from payload import Payload
 
 from pd_lightning.networks import QNetwork
 from pd_lightning.pqn import PQN
@@ -23,16 +23,6 @@ from pd_lightning.teacher import TeacherError, load_teacher, save_teacher
 
 SMALL_TEXT = {"features_extractor_kwargs": '{"features_dim": 16}'}
 MUTANTS = 200
-
-
-class Payload:
-    """Leaves a file behind when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.system, (f"touch {self.path}",)
 
 
 @pytest.fixture(scope="module")
