@@ -1,5 +1,6 @@
 import contextlib
 import errno
+import fcntl
 import io
 import itertools
 import json
@@ -235,6 +236,22 @@ def test_a_shard_that_was_read_before_is_read_by_another_process(shard_file, met
     with ProcessPoolExecutor(1, multiprocessing.get_context(method)) as processes:
         assert np.array_equal(processes.submit(shard.states, 3).result(timeout=60), mine)
     assert np.array_equal(shard.states(3), mine)
+
+
+def test_a_shard_that_somebody_has_locked_is_read_all_the_same(copy):
+    with copy.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert len(Shard(copy).states(0)) == 32
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="nothing says which files are open")
+def test_a_shard_that_is_gone_leaves_no_file_open(shard_file):
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        shard = Shard(shard_file)
+        shard.states(0)
+        del shard
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_read_block_refuses_a_wrong_index_or_array(shard_file):

@@ -446,6 +446,16 @@ def test_more_memory_changes_nothing_about_a_run_that_goes_on_and_too_little_is_
         fit(datasets, ckpt_path=checkpoint, data=data_of(datasets, memory=0.002))
 
 
+def test_a_run_that_chose_its_own_memory_resumes_where_half_as_much_is_free_now(
+    datasets, checkpoint, in_order, monkeypatch
+):
+    half = 7 * int(np.prod(CHUNK))  # of what `data_of` gives
+    monkeypatch.setattr("pd_lightning.datamodule.usual_room", lambda device, neighbours: half)
+    assert fit(datasets, ckpt_path=checkpoint, data=data_of(datasets, memory=None)).seen == in_order[11:24]
+    with pytest.raises(ResumeError, match=r"memory is 0\.002 GiB"):  # a memory that was asked for is not exceeded
+        fit(datasets, ckpt_path=checkpoint, data=data_of(datasets, memory=half / 2**30))
+
+
 def test_other_recordings_are_refused(datasets, tmp_path, checkpoint):
     shutil.copytree(datasets, tmp_path / "datasets")
     (tmp_path / "datasets" / "pong" / "0001.h5").unlink()
@@ -544,6 +554,14 @@ def test_all_devices_have_the_memory_of_the_first(datasets, monkeypatch):
     monkeypatch.setattr(data.trainer.strategy, "broadcast", lambda room: room - 12345)
     monkeypatch.setattr("pd_lightning.datamodule.usual_room", lambda device, neighbours: 2**30)
     assert data._room() == 2**30 - 12345
+
+
+def test_devices_that_are_one_cpu_share_its_memory(datasets, monkeypatch):
+    data, asked = attached(datasets), []
+    monkeypatch.setattr("pd_lightning.datamodule.usual_room", lambda *given: asked.append(given) or 2**30)
+    monkeypatch.setattr(pl.Trainer, "num_devices", 2)
+    data._room()
+    assert asked == [(torch.device("cpu"), 2)]
 
 
 def test_nothing_need_be_held_out(datasets):

@@ -181,6 +181,13 @@ def test_a_running_stream_can_be_sent_anywhere(pong):
         assert_same(take(stream, 3, start), through[start : start + 3])
 
 
+def test_orders_of_epochs_that_are_over_are_forgotten(pong):
+    stream = Stream(pong, 200, 3)
+    for number in range(10 * len(stream)):
+        stream.batch(number)
+        assert len(stream._epochs._found) <= 3
+
+
 class Counting(Blocks):
     """Blocks that count how often each is decoded."""
 
@@ -223,6 +230,47 @@ class AtOnce(ThreadPoolExecutor):
         done = Future()
         done.set_result(fn(*args, **kwargs))
         return done
+
+
+class Begun(Future):
+    """What a thread has begun, and ends when somebody waits for it."""
+
+    def __init__(self, work):
+        super().__init__()
+        self.work = work
+        self.set_running_or_notify_cancel()
+
+    def result(self, timeout=None):
+        if not self.done():
+            self.set_result(self.work())
+        return super().result(timeout)
+
+    def exception(self, timeout=None):
+        self.result()
+
+
+class Sluggish(ThreadPoolExecutor):
+    """Begins whatever it is given at once, and hurries with nothing."""
+
+    def __init__(self):
+        super().__init__(1)
+        self.begun = []
+
+    def submit(self, fn, /, *args, **kwargs):
+        self.begun.append(Begun(partial(fn, *args, **kwargs)))
+        return self.begun[-1]
+
+
+def test_what_was_being_decoded_before_a_jump_never_ends_in_the_place_of_something_else(pong, recorded):
+    workers = Sluggish()
+    stream = Stream(pong, 8, 3, Reach(8, 60), workers=workers)
+    stream.batch(40)
+    assert not all(each.done() for each in workers.begun)
+    stream.batch(0)
+    for each in reversed(workers.begun):  # what was begun first ends last
+        each.result()
+    for number in range(1, 6):
+        assert_true(stream, recorded, number)
 
 
 @pytest.mark.parametrize("reach", [WHOLE, Reach(8, 60)])
