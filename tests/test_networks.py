@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from pd_lightning.networks import SIZES, QNetwork, Student, parameter_count
@@ -220,6 +221,15 @@ def test_heads_of_games_that_a_batch_leaves_out_get_no_gradient():
         else:
             assert parameter.grad is not None, name
             assert parameter.grad.any(), name
+
+
+def test_weights_begin_as_wide_as_he_et_al_say_before_a_relu_and_biases_at_zero():
+    for name, layer in network("multi3", {"seaquest": 18}).named_modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            wide = (2 / layer.weight[0].numel()) ** 0.5 * (0.01 if name.endswith("output") else 1)
+            assert layer.weight.detach().std().item() == pytest.approx(wide, rel=0.1), name
+            assert layer.bias is not None
+            assert not layer.bias.any(), name
 
 
 def test_no_action_starts_as_a_favourite():

@@ -354,6 +354,13 @@ def test_a_teacher_of_anything_may_stand_in_a_loss_and_another_has_another_name(
         Teacher.of(sums, "pong", "sums", outputs="v")
 
 
+def test_a_module_with_dropout_answers_the_same_twice(saved, states):
+    sure = load_teacher(saved)
+    teacher = Teacher.of(torch.nn.Sequential(sure, torch.nn.Dropout(0.5)).train(), "pong", "of two minds")
+    assert torch.equal(teacher(states), sure(states))
+    assert torch.equal(teacher(states), teacher(states))
+
+
 @pytest.mark.parametrize("checkpoint", [
     {}, [1], {"state_dict": {}}, {"state_dict": {}, "hyper_parameters": {}},
     {"state_dict": {"network.x": torch.zeros(1)}, "hyper_parameters": {"games": {"pong": 6}, "size": "huge"}},

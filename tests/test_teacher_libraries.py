@@ -16,6 +16,7 @@ from fsspec.registry import _registry
 
 from pd_lightning.blocks import Shard
 from pd_lightning.teacher import TeacherError, load_teacher
+from pd_lightning.teacher import hub as hub_module
 
 RECORDING = Path(__file__).parents[1] / "datasets" / "pong" / "0000.h5"
 ENVIRONMENT = "PongNoFrameskip-v4"
@@ -377,6 +378,24 @@ def test_of_a_model_on_the_hub_only_what_is_needed_is_fetched_and_only_once(hub,
     Hub.opened.clear()
     assert load_teacher(Path(f"hf://sb3/dqn-{ENVIRONMENT}"), "pong").sha256 == teacher.sha256
     assert Hub.opened == []
+
+
+@pytest.mark.parametrize("name", ["", "/policy.pth"])
+def test_a_fetch_that_dies_after_the_first_file_is_completed_by_the_next_call(hub, saved, monkeypatch, name):
+    url, get, fetched = f"hf://sb3/dqn-{ENVIRONMENT}{name and f'/dqn-{ENVIRONMENT}{name}'}", hub_module._get, []
+
+    def dying(*given):
+        if fetched:
+            raise KeyboardInterrupt
+        fetched.append(get(*given))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hub_module, "_get", dying)
+        with pytest.raises(KeyboardInterrupt):
+            load_teacher(url)
+    teacher = load_teacher(url)
+    assert (teacher.sha256, teacher.fire) == (load_teacher(saved, "pong").sha256, True)
+    assert {"args.yml", "config.yml", "data", "policy.pth"} <= set(Hub.opened)
 
 
 def test_a_zip_or_a_model_of_cleanrl_is_fetched_from_the_hub_where_there_is_no_policy(hub, tmp_path, saved):
