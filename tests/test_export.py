@@ -1,5 +1,6 @@
 """Exported files: what another program opens says what the player says, or there is no file."""
 
+import itertools
 import json
 import sys
 
@@ -101,6 +102,15 @@ def test_a_file_that_says_something_else_is_not_kept_and_the_one_before_stays(tm
         export(Teacher(tiny_network("pong"), "tiny"), path, 1, "brief")
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_one_wrong_batch_among_right_ones_is_refused(tmp_path, monkeypatch):
+    player, wrong = Teacher(tiny_network("pong"), "tiny"), itertools.chain([0.01], itertools.repeat(0.0))
+    monkeypatch.setattr(checking, "write", lambda player, part: part.touch())
+    monkeypatch.setattr(checking, "open_exported", lambda part: lambda states: player(states) + next(wrong))
+    with pytest.raises(ExportError, match=r"outputs differ by up to 0\.01 .*nothing was kept"):
+        export(player, tmp_path / "player.pt2", 1, "brief")
+    assert not list(tmp_path.iterdir())
 
 
 def test_states_with_another_greedy_action_are_counted():

@@ -6,11 +6,18 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
+from conftest import quiet_trainer, short_play
 from PIL import Image
+from pytorch_lightning.loggers import CSVLogger
 
 from pd_lightning.atari import PROTOCOLS, Protocol
+from pd_lightning.callbacks import Film, filming
+from pd_lightning.datamodule import TeacherDatasets
+from pd_lightning.distillation import PolicyDistillation
 from pd_lightning.episodes import moments
 from pd_lightning.film import CAPTION, STEPS_PER_SECOND, caption, film, gif, main, side_by_side, write_mp4
+from pd_lightning.recording import record_shard
+from pd_lightning.teacher import load_teacher
 
 SHORT = Protocol("short", frame_limit=600)  # 150 steps; Pong serves after some 60
 
@@ -136,6 +143,19 @@ def test_where_somebody_presses_fire_for_the_player_the_film_shows_that_too():
         ]
     )
     assert np.abs(states[:, -1].astype(float) - gray(shown)).mean((1, 2)).max() < 3
+
+
+@pytest.mark.parametrize("fire", [True, False])
+def test_a_student_is_filmed_with_fire_as_its_teacher_was_recorded(teachers, tmp_path, monkeypatch, fire):
+    header = short_play("breakout", teachers["breakout"], fire=fire, frame_limit=80, steps_goal=1)
+    record_shard(load_teacher(teachers["breakout"]), tmp_path / "breakout" / "0000.h5", header, lambda count: None)
+    filmed = []
+    monkeypatch.setattr(filming, "film", lambda *given, **rules: filmed.append(rules["fire"]) or [])
+    monkeypatch.setattr(filming, "write_mp4", lambda path, pictures: None)
+    data = TeacherDatasets(str(tmp_path), ["breakout"], batch_size=20, threads=1, validation=0)
+    trainer = quiet_trainer(max_steps=1, logger=CSVLogger(tmp_path), callbacks=[Film()])
+    trainer.fit(PolicyDistillation(data.actions, "net3", warmup=0), data)
+    assert filmed == [fire]
 
 
 def test_the_command_films_players_side_by_side(teachers, tmp_path, monkeypatch, capsys):

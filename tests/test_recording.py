@@ -8,6 +8,7 @@ import sys
 import time
 from collections import defaultdict
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,8 +28,8 @@ from pd_lightning.recording import __main__ as recorder
 from pd_lightning.recording import command as command_line
 from pd_lightning.recording import filling, record, record_shard
 from pd_lightning.recording.__main__ import main
-from pd_lightning.recording.command import summary
-from pd_lightning.recording.shards import BlockBuilder
+from pd_lightning.recording.command import record_play, summary
+from pd_lightning.recording.shards import BlockBuilder, check_same
 from pd_lightning.teacher import TeacherError, load_teacher, save_teacher
 
 SHORT = Protocol("short", epsilon=0.3, frame_limit=300)
@@ -242,6 +243,19 @@ def test_hours_are_shards_and_the_rest_is_a_shorter_one(tmp_path, teachers, shor
     assert shards[0].digest == Shard(hour / "pong" / "0000.h5").digest
 
 
+def test_a_share_of_an_hour_is_rounded_to_whole_steps(tmp_path, teachers, monkeypatch):
+    monkeypatch.setattr(command_line, "STEPS_PER_HOUR", 100)
+    planned = []
+
+    def only_plan(folder, plans, progress):
+        planned.extend(plan.steps_goal for plan in plans)
+        return []
+
+    record_play(load_teacher(teachers["pong"]), 0.29, str(tmp_path), check=0, by=only_plan)
+    assert planned == [29]
+    assert 0.29 * 100 < 29
+
+
 def test_no_game_is_begun_that_the_goal_has_no_room_for(tmp_path, teachers, short):
     agent, header = load_teacher(teachers["pong"]), short_play("pong", teachers["pong"], frame_limit=300)
     for goal, parallel, played in ((225, 3, 225), (226, 3, 300), (310, 2, 375)):  # episodes of 75 steps
@@ -294,6 +308,17 @@ def test_shards_of_another_command_are_refused_by_name(tmp_path, teachers, short
     with pytest.raises(ShardError, match=rf"0000\.h5: {field} is .*; delete the file .*--root"):
         command(teachers, hour, **changes)  # pyright: ignore[reportArgumentType]
     assert (hour / "pong" / "0000.h5").stat() == before
+
+
+@pytest.mark.parametrize(("field", "other"), [
+    ("game", "breakout"), ("epsilon", 0.1), ("noop_max", 0), ("frame_limit", 400), ("sticky", 0.25), ("shard", 1),
+    ("outputs", "logits"), ("player", "both"),
+])  # fmt: skip
+def test_whatever_else_changes_the_play_is_compared_too(teachers, field, other):
+    header = short_play("pong", teachers["pong"])
+    check_same(Path("0000.h5"), header, replace(header, parallel_games=9))
+    with pytest.raises(ShardError, match=rf"0000\.h5: {field} is {other}, this recording's is "):
+        check_same(Path("0000.h5"), replace(header, **{field: other}), header)
 
 
 KILLED = """

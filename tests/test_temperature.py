@@ -51,6 +51,15 @@ def test_a_perplexity_that_so_many_actions_cannot_have_is_refused(q_values, targ
         calibrate(q_values, target, "pong")
 
 
+def test_a_calibration_samples_the_whole_recording(q_values, monkeypatch):
+    q_values[250:] *= 100
+    monkeypatch.setattr("pd_lightning.temperature.SAMPLE", 100)
+    whole, half = calibrate(q_values, 2.0), calibrate(q_values[:250], 2.0)
+    monkeypatch.undo()
+    assert whole == pytest.approx(calibrate(q_values, 2.0), rel=0.2)
+    assert whole > 2 * half
+
+
 def test_equal_q_values_cannot_be_sharpened():
     for q in (np.ones((4, 6)), np.array([[1.0, 1.0, 1.0, 0.0]] * 4)):
         with pytest.raises(ValueError, match=r"no temperature gives pong's teacher a perplexity of 2\.0"):

@@ -108,6 +108,13 @@ def test_episodes_are_cut_after_five_minutes_and_the_table_says_so(monkeypatch):
     assert "at most 80 frames each" in str(comparison(found).title)
 
 
+def test_a_tryout_is_never_longer_than_the_protocol_allows(monkeypatch):
+    monkeypatch.setitem(PROTOCOLS, "brief", Protocol("brief", epsilon=0.0, frame_limit=80))
+    monkeypatch.setattr(tryout, "FRAMES", 160)
+    found = try_out(Teacher(tiny_network("pong"), "untrained"), "pong", "brief", False, 2, lambda: None)
+    assert found.steps.tolist() == [20, 20]
+
+
 def test_a_recording_that_goes_on_is_not_preceded_by_a_tryout(tmp_path, teachers, monkeypatch):
     monkeypatch.setitem(PROTOCOLS, "short", Protocol("short", epsilon=0.3, frame_limit=300))
     monkeypatch.setattr(command_line, "STEPS_PER_HOUR", 150)
