@@ -4,6 +4,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import handmade
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -85,3 +86,17 @@ def datasets(tmp_path_factory, teachers) -> Path:
             load_teacher(teachers[plan.game]), root / plan.game / f"{plan.shard:04d}.h5", plan, lambda count: None
         )
     return root
+
+
+@pytest.fixture(scope="session")
+def shard_file(tmp_path_factory) -> Path:
+    """A good shard, made by hand, that no test changes."""
+    return handmade.write(tmp_path_factory.mktemp("datasets") / "pong" / "0000.h5")
+
+
+@pytest.fixture
+def copy(shard_file, tmp_path) -> Path:
+    """A shard to damage."""
+    folder = tmp_path / "pong"
+    folder.mkdir()
+    return Path(shutil.copy(shard_file, folder / "0000.h5"))
