@@ -1,4 +1,6 @@
-"""Teachers and datasets that several test files share: real play, made once, of networks that know nothing."""
+"""What several test files share: teachers and datasets, which are real play of networks that know nothing; a shard made
+by hand; a server of datasets.
+"""
 
 import shutil
 from dataclasses import replace
@@ -7,8 +9,10 @@ from pathlib import Path
 import handmade
 import pytest
 import pytorch_lightning as pl
+import serving
 import torch
 
+from pd_lightning import servers
 from pd_lightning.atari import PROTOCOLS
 from pd_lightning.blocks import Header
 from pd_lightning.networks import QNetwork
@@ -100,3 +104,18 @@ def copy(shard_file, tmp_path) -> Path:
     folder = tmp_path / "pong"
     folder.mkdir()
     return Path(shutil.copy(shard_file, folder / "0000.h5"))
+
+
+@pytest.fixture
+def remote(datasets):
+    """A server of them: see serving.py."""
+    with serving.serving(datasets) as server:
+        yield server
+
+
+@pytest.fixture
+def at_once(monkeypatch, tmp_path):
+    """For what is fetched: no waiting between attempts, no proxy, and never the user's own cache."""
+    monkeypatch.setattr(servers, "WAIT", 0.001)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("PD_LIGHTNING_CACHE", str(tmp_path / "cache"))
