@@ -1,5 +1,6 @@
 """Live play: what is in memory is what was played, by whom it was to be played, and a run goes on where it was."""
 
+import copy
 import inspect
 import json
 import math
@@ -12,12 +13,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import quiet_trainer, tiny_network
+from conftest import quiet_trainer, short_play, tiny_network
 from pytorch_lightning.callbacks import ModelCheckpoint
 from running import Run, lines, torchrun
 
-from pd_lightning.atari import PROTOCOLS, Protocol
+from pd_lightning.atari import PROTOCOLS, Lives, Protocol
 from pd_lightning.blocks import Shard, ShardError
+from pd_lightning.blocks.folders import shard_name
 from pd_lightning.cli import PRESETS, main
 from pd_lightning.datamodule import TeacherDatasets
 from pd_lightning.distillation import PolicyDistillation
@@ -28,7 +30,8 @@ from pd_lightning.live.knobs import Knobs
 from pd_lightning.live.learner import Learner, LearningPlayer
 from pd_lightning.live.memory import Memory, unpack
 from pd_lightning.live.play import FrozenPlayer
-from pd_lightning.live.recorder import Recorder
+from pd_lightning.live.recorder import Episode, Recorder
+from pd_lightning.live.stage import Place, Stage
 from pd_lightning.losses import kl
 from pd_lightning.pqn import PQN, ParallelPlay
 from pd_lightning.pqn.games import Games
@@ -142,10 +145,30 @@ def test_play_goes_on_from_round_to_round_and_episodes_begin_anew():
     assert not second.states[step + 1, game, :3].any()
 
 
-def test_the_share_of_the_teacher_goes_linearly_from_first_to_last():
-    knobs = settings(beta=1.0, beta_end=0.2, beta_steps=1600)
-    assert [knobs.beta_at(rounds, 1) for rounds in (0, 20, 40, 80)] == pytest.approx([1.0, 0.6, 0.2, 0.2])
-    assert knobs.beta_at(10, 2) == pytest.approx(0.6)
+def test_fire_is_pressed_after_a_lost_life_and_not_where_an_episode_begins_with_fewer(monkeypatch):
+    counted = []
+
+    def press(self, actions, lives, press=Lives.press):
+        counted.append(lives + 5 * (len(counted) < 50))  # as if some had been won in the first episode
+        return press(self, actions, counted[-1])
+
+    monkeypatch.setattr(Lives, "press", press)
+    player = FrozenPlayer(teacher_of("breakout"), 2, 100, SHORT, True, (0,), 1)
+    part = player.play(lambda states: torch.eye(4)[0].expand(len(states), 4), 0.0)
+    assert np.flatnonzero(part.ended.any(1)).tolist() == [49, 99]
+    fewer = np.diff(counted, axis=0) < 0
+    assert fewer[49].all()
+    fewer[49] = False
+    assert fewer.any()
+    assert np.array_equal(part.actions, np.concatenate([[[0, 0]], fewer]))
+
+
+def test_shares_of_the_teacher_and_of_chance_go_linearly_from_first_to_last():
+    lessons = Lessons(epsilon_start=1.0, epsilon_end=0.2, epsilon_steps=1600)
+    knobs = settings(beta=1.0, beta_end=0.2, beta_steps=1600, lessons=lessons)
+    for share in (knobs.beta_at, knobs.epsilon):
+        assert [share(rounds, 1) for rounds in (0, 20, 40, 80)] == pytest.approx([1.0, 0.6, 0.2, 0.2])
+        assert share(10, 2) == pytest.approx(0.6)
     assert settings(beta=0.3, beta_end=0.3).beta_at(7, 1) == 0.3
 
 
@@ -215,6 +238,40 @@ def test_a_batch_that_the_devices_cannot_share_is_refused(teachers):
     data.trainer = SimpleNamespace(world_size=2)  # pyright: ignore
     with pytest.raises(ValueError, match="batch_size is 33: it must be a multiple of the number of devices, 2"):
         data.setup("fit")
+
+
+# ------------------------------------------------------------------------------------------------------------- chance
+
+
+def stages():
+    """Of two games, in each of which ten steps were played: as they are, with another seed, in another process."""
+    for rank, seed in ((0, 0), (0, 1), (1, 0)):
+        knobs = settings(games=("pong", "breakout"), parallel=2, seed=seed)
+        teachers = {game: teacher_of(game) for game in knobs.games}
+        place = Place(rank, 2, torch.device("cpu"), nullcontext)
+        stage = Stage(knobs, place, teachers, dict.fromkeys(teachers, False), {})
+        for memory in stage.memories.values():
+            memory.steps = 10
+        yield stage
+
+
+def test_a_state_is_at_most_once_in_a_batch_and_each_batch_is_drawn_anew(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Memory, "batch", lambda self, chosen: drawn.append(tuple(chosen)))
+    for stage in stages():
+        for update in (0, 1):
+            for number, game in enumerate(stage.knobs.games):
+                stage._batch(game, number, update)
+    assert {len(set(chosen)) for chosen in drawn} == {16}  # of 20
+    assert len(set(drawn)) == len(drawn) == 3 * 2 * 2
+
+
+def test_games_seeds_and_processes_are_played_from_seeds_of_their_own(monkeypatch):
+    keys = []
+    monkeypatch.setattr(FrozenPlayer, "__init__", lambda self, *given: keys.append(given[5]))
+    for stage in stages():
+        stage._start()
+    assert len(set(keys)) == len(keys) == 3 * 2
 
 
 # -------------------------------------------------------------------------------------------------------------- runs
@@ -326,19 +383,59 @@ def test_a_learning_teacher_makes_pqns_updates_and_hands_over_what_it_thought_wh
     assert learner.schedule.last_epoch == 4
 
 
+def round_of(learner, group=None):
+    LearningPlayer(learner, 1, 4, False, (0,), 1, nullcontext, group).play(None, 1.0)
+
+
+def same(one, other):
+    return all(torch.equal(value, other.network.state_dict()[name]) for name, value in one.network.state_dict().items())
+
+
+def test_a_restored_learner_makes_the_updates_that_the_saved_one_would_have_made():
+    saved, restored = learner_of(), learner_of()
+    round_of(saved)
+    restored.load_state_dict(copy.deepcopy(saved.state_dict()))
+    for learner in (saved, restored):
+        round_of(learner)
+    assert same(saved, restored)
+
+
+def test_teachers_of_several_processes_learn_from_the_mean_of_their_gradients(monkeypatch):
+    alone, shared = learner_of(), learner_of()
+    round_of(alone)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda gradient, group: gradient.mul_(2))  # of two alike
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda group: 2)
+    round_of(shared, group="both")
+    assert same(alone, shared)
+
+
+def test_each_round_of_a_learning_teacher_has_the_share_of_chance_that_is_due(monkeypatch):
+    shares = []
+    play = Games.play
+    monkeypatch.setattr(Games, "play", lambda self, policy, share: shares.append(share) or play(self, policy, share))
+    knobs = settings(learn=True, parallel=1, steps=4)
+    stage = Stage(knobs, Place(0, 1, torch.device("cpu"), nullcontext), {"pong": learner_of()}, {"pong": False}, {})
+    for _ in range(3):
+        stage.play_one()
+    assert shares == [knobs.epsilon(rounds, 1) for rounds in range(3)]
+    assert len(set(shares)) == 3
+
+
+SCORE: Any = {"pong": SimpleNamespace(mean=3.0, protocol="paper", fire=False)}
+
+
 def test_a_learning_teacher_is_scored_each_time_and_a_frozen_one_once(teachers):
     data = live(teachers)
     run(data, 1)
     assert list(data.unscored_teachers("paper")) == ["pong"]
-    score: Any = {"pong": SimpleNamespace(mean=3.0, protocol="paper", fire=False)}
-    data.note_scores(score)
+    data.note_scores(SCORE)
     assert data.unscored_teachers("paper") == {}
     assert data.teacher_returns("paper") == {"pong": 3.0}
     assert list(data.unscored_teachers("nature")) == ["pong"]  # a score by other rules is another score
     assert data.teacher_returns("nature") == data.teacher_returns("paper", fire=True) == {}
     data = live(teachers, **LEARNING)
     run(data, 1)
-    data.note_scores(score)
+    data.note_scores(SCORE)
     assert list(data.unscored_teachers("paper")) == ["pong"]
 
 
@@ -346,7 +443,10 @@ def test_a_learning_teacher_is_scored_each_time_and_a_frozen_one_once(teachers):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_run_goes_on_with_memory_and_teacher_as_they_were(teachers, tmp_path, way):
+def test_a_run_goes_on_with_memory_and_teacher_as_they_were(teachers, tmp_path, way, monkeypatch):
+    taken = []
+    take = Stage._take
+    monkeypatch.setattr(Stage, "_take", lambda self, played: taken.append(played) or take(self, played))
     saved = ModelCheckpoint(tmp_path, save_top_k=-1, every_n_train_steps=5)
     run(live(teachers, **WAYS[way]), 5, enable_checkpointing=True, callbacks=[saved])
     checkpoint = torch.load(tmp_path / "epoch=0-step=5.ckpt", weights_only=True)
@@ -357,6 +457,7 @@ def test_a_run_goes_on_with_memory_and_teacher_as_they_were(teachers, tmp_path, 
 
     def watch(state_dict):
         load(state_dict)
+        taken.clear()
         loaded.update(
             rounds=stage_of(data).rounds,
             memories={game: memory.state_dict() for game, memory in stage_of(data).memories.items()},
@@ -378,7 +479,22 @@ def test_a_run_goes_on_with_memory_and_teacher_as_they_were(teachers, tmp_path, 
         assert loaded["rates"][game] == learner["schedule"]["last_epoch"] > 0
         for name, value in learner["network"].items():
             assert torch.equal(loaded["learners"][game][name], value)
+    for game, ahead in state["processes"][0]["ahead"].items():  # the first round that it takes was played before
+        assert torch.equal(taken[0][game].states, unpack(ahead["states"], taken[0][game].states.shape))
+        assert torch.equal(taken[0][game].q, ahead["q"])
     assert stage_of(data).rounds == data.knobs.rounds_due(8, 1)
+
+
+def test_a_resumed_run_does_not_score_a_frozen_teacher_again(teachers, tmp_path):
+    saved = ModelCheckpoint(tmp_path, save_top_k=-1, every_n_train_steps=2)
+    data = live(teachers)
+    data.note_scores(SCORE)
+    run(data, 2, enable_checkpointing=True, callbacks=[saved])
+    data = live(teachers)
+    trainer = quiet_trainer(max_epochs=-1, max_steps=3)
+    trainer.fit(student(data), datamodule=data, ckpt_path=str(tmp_path / "epoch=0-step=2.ckpt"))
+    assert data.unscored_teachers("paper") == {}
+    assert data.teacher_returns("paper") == {"pong": 3.0}
 
 
 def test_a_checkpoint_holds_what_was_played_once(teachers, tmp_path):
@@ -471,7 +587,7 @@ PRESET = {name: f"--config={PRESETS / name}.yaml" for name in ("on_policy", "onl
 
 
 def test_killed_by_force_a_run_goes_on_and_teacher_and_student_are_scored_side_by_side(tmp_path):
-    words = ["fit", PRESET["online"], *SMALL]
+    words = ["fit", PRESET["online"], *SMALL, "--rollouts.episodes=2"]
     run = Run(tmp_path / "run", *words, "--trainer.max_steps=100000", "--rollouts.every_n_updates=0")
     run.until("lightning_logs/version_0/checkpoints/last.ckpt")
     run.kill()
@@ -484,14 +600,16 @@ def test_killed_by_force_a_run_goes_on_and_teacher_and_student_are_scored_side_b
     folder = tmp_path / "run/lightning_logs/version_1"
     teacher = lines(folder / "teacher_returns.csv")
     for played in (lines(folder / "returns.csv"), teacher):
-        assert [row["update"] for row in played] == [str(done + 2), str(done + 4)]
+        assert [row["update"] for row in played] == [str(done + 2)] * 2 + [str(done + 4)] * 2
     assert output.count("pong, the teacher") == 2
     metrics = [row for row in lines(folder / "metrics.csv") if row.get("rollout/pong/teacher_return")]
-    assert float(metrics[0]["rollout/pong/teacher_return"]) == float(teacher[0]["return"])
+    returns = [float(row["return"]) for row in teacher]
+    assert float(metrics[0]["rollout/pong/teacher_return"]) == np.mean(returns[:2])
+    assert float(metrics[0]["rollout/pong/teacher_return_std"]) == pytest.approx(np.std(returns[:2], ddof=1))
     left = load_teacher(folder / "teacher.safetensors")
     assert left.game == "pong"
     assert int(left.about["steps"]) >= done  # it learned from no less than a state an update, before the kill too
-    assert left.about["return"] == f"{float(teacher[1]['return']):.2f}"
+    assert left.about["return"] == f"{np.mean(returns[2:]):.2f}"
 
 
 def test_bad_knobs_are_one_line_on_the_command_line(teachers, capsys, monkeypatch):
@@ -678,6 +796,23 @@ def test_two_runs_that_record_into_one_folder_do_not_stop_each_other(teachers, t
     for mine in recorders:
         mine.add(FrozenPlayer(both[0].frozen["pong"], 4, 60, SHORT, False, (0,), 1).play(None, 1.0))
     assert [path.name for path in map(Recorder.flush, recorders) if path] == ["0000.h5", "0001.h5"]
+
+
+def test_two_processes_that_record_never_take_one_number_whatever_is_there(teachers, tmp_path, monkeypatch):
+    monkeypatch.setattr(Recorder, "_write", lambda self: (self.folder / shard_name(self._number)).touch(exist_ok=False))
+    for there in range(5):
+        folder = tmp_path / str(there)
+        folder.mkdir()
+        (folder / shard_name(there)).touch()
+        recorders = []
+        for rank in range(2):  # the second looks when the first has written
+            recorders.append(Recorder(folder, short_play("pong", teachers["pong"]), rank, 2))
+            for each in recorders * 3:
+                each._done = [Episode()]
+                each.flush()
+        shards = sorted(path.name for path in folder.iterdir())
+        assert len(shards) == 1 + 6 + 3
+        assert shards[0] == shard_name(there)  # they lie behind it
 
 
 def test_a_folder_that_cannot_be_made_is_named(teachers, tmp_path):

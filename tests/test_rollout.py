@@ -10,7 +10,7 @@ from ale_py.vector_env import AtariVectorEnv
 from scipy import stats
 from torch.nn.functional import one_hot
 
-from pd_lightning.atari import PROTOCOLS, Protocol
+from pd_lightning.atari import PROTOCOLS, Lives, Protocol
 from pd_lightning.episodes import episode_seeds, moments
 from pd_lightning.rollout import Returns, play
 
@@ -158,6 +158,14 @@ def test_fire_is_pressed_for_the_player_after_each_lost_life_and_recorded_as_don
     actions = [int(moment.actions[0]) for moment in played]
     assert Counter(actions) == {0: len(played) - 4, 1: 4}  # five lives; the first ball is served by the reset
     assert len(played) < 500  # game over, not the limit of frames
+
+
+def test_the_next_episode_in_a_place_begins_without_fire_if_the_last_one_had_more_lives(monkeypatch):
+    lives, press = iter([6] * 10 + [5] * 10), Lives.press  # as if one had been won in the first episode
+    monkeypatch.setattr(Lives, "press", lambda self, actions, left: press(self, actions, np.array([next(lives)])))
+    calm = Protocol("calm", epsilon=0.0, noop_max=0, frame_limit=40)
+    played = moments(constant(0, 4), "breakout", [0, 1], calm, parallel=1, fire=True)
+    assert [(int(moment.episodes[0]), int(moment.actions[0])) for moment in played] == [(0, 0)] * 10 + [(1, 0)] * 10
 
 
 def test_a_policy_sees_bytes_and_only_of_games_that_are_still_played():
