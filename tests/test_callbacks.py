@@ -1,6 +1,7 @@
 """Scores along a run: when they are taken, with which episodes, and where they end up."""
 
 import csv
+import itertools
 import math
 
 import imageio.v3 as iio
@@ -178,6 +179,15 @@ def test_scores_change_nothing_of_what_is_learned(datasets, tmp_path):
     for name, value in scored.state_dict().items():
         assert torch.equal(value, left_alone.state_dict()[name]), name
     assert scored.training
+
+
+def test_whoever_plays_does_not_learn_and_then_learns_on(datasets, tmp_path):
+    student, data = student_of(datasets)
+    modes = []
+    student.student.register_forward_hook(lambda network, *_: modes.append(network.training))
+    trainer_of(tmp_path, 2, rollouts(every_n_updates=1)).fit(student, datamodule=data)
+    assert [mode for mode, _ in itertools.groupby(modes)] == [False, True, False, True, False]
+    assert student.training
 
 
 def test_a_test_plays_episodes_that_no_fit_has_played_and_counts_the_updates_before_it(datasets, tmp_path, unplayed):

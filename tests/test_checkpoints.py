@@ -61,8 +61,7 @@ def trainer_of(folder, updates, *callbacks, **settings):
         logger=logger,
         callbacks=callbacks,
         log_every_n_steps=1,
-        **quiet,
-        **settings,
+        **{**quiet, **settings},
     )
 
 
@@ -143,6 +142,18 @@ def test_the_best_weights_by_validation_are_those_that_were_validated(key, mode,
     assert read_checkpoint(folder / "checkpoints" / "last.ckpt")["global_step"] == 12  # 3, 6, 9, 12, whatever the score
 
 
+def test_what_is_validated_before_a_run_as_a_check_has_no_score(tmp_path):
+    class Validated(Chicken):
+        def validation_step(self, batch, batch_idx):
+            self.log("val/freeway/weight", self.weight.detach(), batch_size=1)  # less with each update
+
+    keep = Checkpoint("val/freeway/weight", save_top_k=0)
+    check: Any = {"num_sanity_val_steps": 2, "val_check_interval": 2}
+    trainer_of(tmp_path, 4, keep, **check).fit(Validated([]), ten_batches(), ten_batches())
+    assert keep.best_score == -2
+    assert read_checkpoint(Path(keep.best_path))["global_step"] == 2
+
+
 def test_without_a_monitor_only_the_newest_weights_are_kept(datasets, tmp_path):
     data = TeacherDatasets(str(datasets), batch_size=64, validation=0.25, threads=1)
     keep = Checkpoint(every_n_train_steps=2)
@@ -187,7 +198,7 @@ def test_runs_that_share_a_folder_leave_each_others_weights_alone(tmp_path, monk
     for number, updates in enumerate((2, 4)):
         keep = Checkpoint("rollout/freeway/return", every_n_train_steps=1, dirpath=tmp_path / "shared", save_top_k=0)
         trainer = trainer_of(tmp_path / str(number), updates, Rollouts(episodes=1), keep)
-        trainer.fit(Chicken([0]), ten_batches())
+        trainer.fit(Chicken([]), ten_batches())
         left |= {path: read_checkpoint(path)["global_step"] for path in (tmp_path / "shared").iterdir()} | left
     names = {path.name: update for path, update in left.items()}
     assert names == {"last.ckpt": 2, "best.ckpt": 0, "last-v1.ckpt": 4, "best-v1.ckpt": 0}
@@ -195,7 +206,8 @@ def test_runs_that_share_a_folder_leave_each_others_weights_alone(tmp_path, monk
     trainer = trainer_of(tmp_path / "again", 6, Rollouts(episodes=1), keep)
     trainer.fit(Chicken([6]), ten_batches(), ckpt_path=tmp_path / "shared" / "last-v1.ckpt")
     assert {path.name for path in (tmp_path / "shared").iterdir()} == names.keys()  # it goes on with its own
-    assert read_checkpoint(tmp_path / "shared" / "last-v1.ckpt")["global_step"] == 6
+    for name in ("last", "best"):
+        assert read_checkpoint(tmp_path / "shared" / f"{name}-v1.ckpt")["global_step"] == 6
 
 
 def test_the_last_weights_are_kept_as_they_were_trained_and_not_only_averaged(tmp_path):

@@ -20,7 +20,7 @@ from pytorch_lightning.loggers.logger import DummyLogger
 from pd_lightning.atari import PROTOCOLS, Protocol
 from pd_lightning.blocks import Shard
 from pd_lightning.blocks.contract import digest, stored_attributes
-from pd_lightning.cli import DistillationCLI, main
+from pd_lightning.cli import main
 from pd_lightning.folder import checkpoint_folders, claim_folder, own_loggers
 from pd_lightning.machine import fastest_precision
 from pd_lightning.messages import our_own
@@ -42,6 +42,7 @@ class Critical(PolicyDistillation):
         return self.criterion(outputs, part.teacher_q)
 """
 LONGER = ["--trainer.max_steps=4"]
+ARCHITECTURE = "name a checkpoint of this architecture"
 
 
 @pytest.fixture(autouse=True)
@@ -217,13 +218,14 @@ class TestPassesOn:
             assert torch.equal(value, second[name])  # the same command, the same student
 
     def test_a_run_that_is_started_at_the_same_time_has_a_folder_of_its_own(self, datasets, tmp_path, monkeypatch):
-        start = DistillationCLI.before_fit
+        make = Path.mkdir
 
-        def another_was_faster(cli):
-            Path("lightning_logs/version_0").mkdir(parents=True)
-            start(cli)
+        def another_is_faster(folder, *args, **options):
+            if folder.name == "version_0" and not folder.exists():
+                make(folder, parents=True)
+            make(folder, *args, **options)
 
-        monkeypatch.setattr(DistillationCLI, "before_fit", another_was_faster)
+        monkeypatch.setattr(Path, "mkdir", another_is_faster)
         main(["fit", f"--data.root={datasets}", *TINY])
         assert not list(Path("lightning_logs/version_0").iterdir())
         left = {path.name.split(".")[0] for path in Path("lightning_logs/version_1").iterdir()}
@@ -237,9 +239,11 @@ class TestPassesOn:
         main(["fit", f"--data.root={datasets}", *TINY, "--trainer.precision=64-true"])
         assert yaml.safe_load(next(tmp_path.rglob("config.yaml")).read_text())["trainer"]["precision"] == "64-true"
 
-    def test_a_run_can_be_dry(self, datasets, tmp_path):
+    @pytest.mark.parametrize("score", ["rollout/pong/return", "val/pong/agreement"])
+    def test_a_run_can_be_dry(self, score, datasets, tmp_path):
         play = ["--rollouts.at_start=true", "--rollouts.at_end=true", "--film.enabled=true"]
-        main(["fit", f"--data.root={datasets}", *TINY, *play, "--trainer.fast_dev_run=true"])
+        dry = ["--trainer.fast_dev_run=true", f"--checkpoint.monitor={score}"]
+        main(["fit", f"--data.root={datasets}", *TINY, *play, *dry])
         assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
     def test_without_loggers_nothing_is_left_but_weights_and_not_even_those_if_they_are_not_wanted(
@@ -421,18 +425,19 @@ class TestCheckpoints:
         refused(*words, reasons=[last, "{'pong': 6}", "{'breakout': 4}", "--data.games"])
 
     @pytest.mark.parametrize(
-        ("change", "reason"),
+        ("change", "reason", "remedy"),
         [
-            (lambda w: w.update({"student.trunk.hidden.bias": torch.zeros(65)}), "hidden.bias is (65,)"),
-            (lambda w: w.pop("student.trunk.hidden.bias"), "hidden.bias is missing"),
-            (lambda w: w.update({"student.extra": torch.zeros(2)}), "student.extra is (2,)"),
+            (lambda w: w.update({"student.trunk.hidden.bias": torch.zeros(65)}), "hidden.bias is (65,)", ARCHITECTURE),
+            (lambda w: w.pop("student.trunk.hidden.bias"), "hidden.bias is missing", ARCHITECTURE),
+            (lambda w: w.update({"student.extra": torch.zeros(2)}), "student.extra is (2,)", ARCHITECTURE),
+            (lambda w: w["student.trunk.hidden.bias"][0].fill_(torch.nan), "hidden.bias has numbers", "name another"),
         ],
     )
-    def test_a_checkpoint_with_other_weights_is_refused(self, change, reason, datasets, last, refused):
+    def test_a_checkpoint_with_other_weights_is_refused(self, change, reason, remedy, datasets, last, refused):
         file = changed(last, "other.ckpt", lambda content: change(content["state_dict"]))
         for command in ("fit", "test"):
             words = [command, f"--data.root={datasets}", f"--ckpt_path={file}"]
-            refused(*words, reasons=[file, reason, "name a checkpoint of this architecture"])
+            refused(*words, reasons=[file, reason, remedy])
 
     def test_a_checkpoint_with_a_size_that_never_was_is_refused(self, datasets, last, refused):
         file = changed(last, "x.ckpt", lambda content: content["hyper_parameters"].update(size="net9"))
