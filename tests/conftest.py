@@ -37,6 +37,14 @@ def _alone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.fixture
+def four_threads():
+    """As on a machine with cores to share out."""
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(1)
+
+
 def quiet_trainer(**options) -> pl.Trainer:
     """A trainer of one epoch on the CPU that shows and writes nothing; `options` are what should be different."""
     quiet = {

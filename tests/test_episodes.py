@@ -61,6 +61,18 @@ def test_emulators_that_have_played_play_as_new_ones_do(emulators):
         np.testing.assert_array_equal(one, other)
 
 
+def test_a_player_thinks_in_one_thread_and_the_others_are_there_again_afterwards(four_threads):
+    threads = set()
+
+    def thinks(states):
+        threads.add(torch.get_num_threads())
+        return first_action(states)
+
+    for _ in moments(thinks, "pong", [1], SHORT, parallel=1):
+        assert torch.get_num_threads() == 4
+    assert threads == {1}
+
+
 def test_emulators_that_nobody_needs_any_more_stand_still(emulators, monkeypatch):
     turn, back, lengths = 0, [], Counter()
     monkeypatch.setattr(emulators, "take_back", lambda env, *_: back.append((turn, env.num_envs)))

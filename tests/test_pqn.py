@@ -211,13 +211,12 @@ def test_each_round_is_played_by_the_network_as_it_was_when_the_round_before_it_
     assert played == [[0], [0], [1], [2]]
 
 
-def test_the_cores_are_shared_while_an_epoch_runs_and_given_back_even_if_it_is_left_early():
-    before = torch.get_num_threads()
+def test_the_cores_are_shared_while_an_epoch_runs_and_given_back_even_if_it_is_left_early(four_threads):
     epoch = iter(playing(always(0, 6), parallel=2, steps=4, rounds=4))
     next(epoch)
-    assert torch.get_num_threads() == max(before // 2, 1)
+    assert torch.get_num_threads() == 2
     epoch.close()  # pyright: ignore[reportAttributeAccessIssue]
-    assert torch.get_num_threads() == before
+    assert torch.get_num_threads() == 4
 
 
 # ------------------------------------------------------------------------------------------------------------- runs
