@@ -16,8 +16,6 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI, ReduceLROnPlateau
-from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
-from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from pd_lightning.callbacks import Checkpoint, Film, Rollouts, StopTogether, UpdatesBar
@@ -35,6 +33,7 @@ from pd_lightning.machine import fastest_precision, keep_freed_memory
 from pd_lightning.messages import fail, our_own, quieten
 from pd_lightning.networks import parameter_count
 from pd_lightning.parser import Parser
+from pd_lightning.refusals import refuse_old_scores, refuse_strategy, refuse_unused
 from pd_lightning.summary import games_of, network_of, size_of
 
 PRESETS = Path(__file__).parent / "presets"
@@ -87,22 +86,13 @@ class DistillationCLI(LightningCLI):
         elif re.search(r"--ckpt_path[= ](?!null\b)", " ".join(words)):
             fail("--ckpt_path is taken back by a --config after it: give --ckpt_path last")
 
-        self._refuse_what_is_not_used(config, words)
-
-    @staticmethod
-    def _refuse_what_is_not_used(config: Any, words: list[str]) -> None:
-        """Options of the usual optimizer beside another one, and a schedule without one, would be passed over."""
-        if config.get("lr_scheduler") and not config.get("optimizer"):
-            fail("--lr_scheduler is for another optimizer than the usual one: give --optimizer CLASS too")
-        unused = explicit_model_options(words, []) & {"learning_rate", "warmup"} if config.get("optimizer") else ()
-        for name in unused:
-            fail(f"--model.{name} is for the usual optimizer: leave it out, and give --optimizer.lr or --lr_scheduler")
+        refuse_unused(config, words)
 
     @staticmethod
     def configure_optimizers(lightning_module: pl.LightningModule, optimizer: Any, lr_scheduler: Any = None) -> Any:
         """Lightning's, but schedules count updates, as all does here; what waits for a score is asked once an epoch."""
         if isinstance(lr_scheduler, ReduceLROnPlateau):
-            _check_plateau(lightning_module.trainer, lr_scheduler.monitor)
+            refuse_old_scores(lightning_module.trainer, lr_scheduler.monitor)
         if lr_scheduler is None or isinstance(lr_scheduler, ReduceLROnPlateau):
             return LightningCLI.configure_optimizers(lightning_module, optimizer, lr_scheduler)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": lr_scheduler, "interval": "step"}}
@@ -117,13 +107,9 @@ class DistillationCLI(LightningCLI):
         """Builds data, model and trainer; what a constructor refuses is one line, not a traceback."""
         try:
             super().instantiate_classes()
+            refuse_strategy(self.trainer, self.config[str(self.subcommand)].trainer.strategy)
         except (ValueError, MisconfigurationException) as error:
             fail(str(our_own(error) or error))
-        name, strategy = self.config[str(self.subcommand)].trainer.strategy, self.trainer.strategy
-        if isinstance(strategy.launcher, _MultiProcessingLauncher):
-            fail(f"--trainer.strategy {name} leaves scores and weights in processes that end: choose ddp")
-        if not isinstance(strategy, SingleDeviceStrategy | DDPStrategy):
-            fail(f"--trainer.strategy {name} deals a network out, and nobody could play with a part: choose ddp")
         if self.checkpoint is not None:
             refuse_other_weights(Path(self.config[str(self.subcommand)].ckpt_path), self.checkpoint, self.model)
             self._over = is_over(self.checkpoint, self.trainer)
@@ -186,9 +172,8 @@ class DistillationCLI(LightningCLI):
         nothing = data.val_dataloader is pl.LightningDataModule.val_dataloader
         if self.subcommand == "validate" and (nothing or getattr(self.datamodule, "held_out", None) == {}):
             fail(f"validate asks for held-out states, and {data.__name__} has none: score the checkpoint by `test`")
-        warnings.filterwarnings(
-            "ignore", ".*callbacks used to create the checkpoint need to be provided.*"
-        )  # to learn on
+        # They are needed to learn on.
+        warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint need to be provided.*")
         claim_folder(self.trainer.loggers, begins=False)
 
     def before_test(self) -> None:
@@ -202,15 +187,6 @@ class DistillationCLI(LightningCLI):
     def after_test(self) -> None:
         """Prints the table."""
         report(self.trainer, time.monotonic() - self._started)
-
-
-def _check_plateau(trainer: pl.Trainer, monitor: str) -> None:
-    """Raises a ValueError if what a schedule waits for is not measured anew at each epoch's end, when it is asked."""
-    if trainer.check_val_every_n_epoch != 1 or not monitor.startswith(("val/", "train/")):
-        raise ValueError(
-            f"ReduceLROnPlateau asks for {monitor!r} after each epoch: give --lr_scheduler.monitor a val/... score, "
-            "and validate then: --trainer.val_check_interval null --trainer.check_val_every_n_epoch 1"
-        )
 
 
 def main(args: list[str] | None = None) -> None:
