@@ -3,6 +3,7 @@
 import os
 import signal
 
+import psutil
 import pytest
 import torch
 from conftest import quiet_trainer
@@ -198,6 +199,11 @@ def test_what_leaves_nothing_to_play_with_is_refused(refused, words, reason):
     refused(*words, reasons=[reason])
 
 
+def second_rank(pid):
+    """The process that Lightning has started beside the first."""
+    return next(each for each in psutil.Process(pid).children() if "train.py" in " ".join(each.cmdline()))
+
+
 @pytest.mark.parametrize("told", ["the second", "all"])
 def test_sigterm_to_one_process_or_to_all_ends_all_of_them_together(datasets, tmp_path, told):
     run = Run(tmp_path, "fit", f"--data.root={datasets}", *TINY, "--trainer.max_steps=1000000", "--trainer.devices=2",
@@ -206,21 +212,8 @@ def test_sigterm_to_one_process_or_to_all_ends_all_of_them_together(datasets, tm
     if told == "all":
         os.killpg(run.pid, signal.SIGTERM)
     else:
-        os.kill(child_of(run.pid), signal.SIGTERM)
+        second_rank(run.pid).terminate()
     status, output = run.end(timeout=120)
     assert status == 143
     assert "the same command with --ckpt_path" in " ".join(output.split())
     assert "Traceback" not in output
-
-
-def child_of(pid):
-    """The second rank: the process that Lightning has started."""
-    children = [each for each in os.listdir("/proc") if each.isdigit() and parent_of(each) == pid]
-    return int(next(each for each in children if b"train.py" in open(f"/proc/{each}/cmdline", "rb").read()))
-
-
-def parent_of(pid):
-    try:
-        return int(open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[1])
-    except OSError:
-        return 0

@@ -15,12 +15,9 @@ from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from pd_lightning.callbacks.stopping import check_monitor
+from pd_lightning.callbacks.stopping import MEASURED, check_monitor
 from pd_lightning.callbacks.whole import keep_whole
 from pd_lightning.resuming import ResumeError, refuse_changes
-
-MEASURED = ("rollout/", "val/")
-"""How the keys of scores begin that weights can be chosen by."""
 
 
 class Checkpoint(ModelCheckpoint):

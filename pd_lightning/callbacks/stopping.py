@@ -10,6 +10,8 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, EarlyStopping
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+MEASURED = ("rollout/", "val/")
+"""How the keys of scores begin that weights can be chosen by, or training stopped."""
 EVERY = 8
 """Batches between two looks: ranks must wait for each other to look."""
 
@@ -43,9 +45,9 @@ class StopTogether(Callback):
 
 def check_monitor(name: str, key: str, data: Any) -> None:
     """Raises a ValueError if a score (`val/...` or `rollout/...`), an option's value, will never be measured."""
-    kind, game, *rest = key.split("/") if "/" in key else ("", "")
-    if kind not in ("val", "rollout") or not hasattr(data, "actions"):
+    if not key.startswith(MEASURED) or not hasattr(data, "actions"):
         return
+    kind, game, *rest = key.split("/")
     if rest and game not in data.actions:
         raise ValueError(f"{name} is {key!r}: the games are {', '.join(data.actions)}")
     if kind == "val" and not getattr(data, "held_out", None):

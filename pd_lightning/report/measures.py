@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -70,12 +71,12 @@ class Measure:
         """Human-normalised score (Wang et al.), in percent; nan where no human score is known."""
         return 100 * normalised(self.score, self.game)
 
-    @property
+    @cached_property
     def score_interval(self) -> tuple[float, float]:
         """95%, of the score; of a single run, of its episodes alone."""
         return limits(self.score_resampled(np.random.default_rng(0)))
 
-    @property
+    @cached_property
     def percent_interval(self) -> tuple[float, float]:
         """95%, of `percent`."""
         return limits(self.resampled(np.random.default_rng(0)))
