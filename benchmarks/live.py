@@ -69,7 +69,8 @@ def run(way: str, game: str, size: str, fresh: float, updates: int, batch_size: 
         logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         limit_val_batches=0, callbacks=[clock],
     )  # fmt: skip
-    trainer.fit(PolicyDistillation(data.actions, size), datamodule=data)  # pyright: ignore[reportAttributeAccessIssue]
+    actions: dict[str, int] = data.actions  # pyright: ignore[reportAttributeAccessIssue]
+    trainer.fit(PolicyDistillation(actions, size, temperature=0.01), datamodule=data)
     return clock
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import heads, rivals, streaming
+from benchmarks import heads, live, rivals, streaming
 from benchmarks.entries import ENTRIES, Entry, Job, Reader
 from benchmarks.measure import Measurement, measure
 from benchmarks.recorded import Recorded, WrongState, each_state
@@ -139,6 +139,16 @@ def test_impossible_options_are_refused(options, capsys, tmp_path):
     assert streaming.main([*options, f"--scratch={tmp_path}"]) == 1
     assert "error: --" in capsys.readouterr().err
     assert not list(Path(tmp_path).iterdir())
+
+
+def test_live_play_is_compared_with_the_recording_turn_by_turn(monkeypatch, tmp_path):
+    monkeypatch.setattr(live, "WARM_UP", 1)
+    ways = ["recording", "teacher learns"]
+    monkeypatch.chdir(Path(live.__file__).parent.parent)  # to the recording that ships
+    live.live(size="net3", updates=1, batch_size=16, repetitions=2, ways=ways, output=str(tmp_path / "live.json"))
+    found = json.loads((tmp_path / "live.json").read_text())
+    assert {way: len(turns) for way, turns in found.items()} == {"recording": 2, "teacher learns": 2}
+    assert all(turn["states_per_second"] > 0 for turns in found.values() for turn in turns)
 
 
 def test_heads_are_compared_on_as_many_states(tmp_path, capsys):
