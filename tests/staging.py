@@ -52,7 +52,7 @@ def run(data, updates=8, module=None, **options):
     return module
 
 
-LEARNING = {"learn": True, "parallel": 4, "steps": 8, "lessons": Lessons(minibatches=2, warm_up=2)}
+LEARNING = {"learn": True, "parallel": 4, "steps": 8, "lessons": Lessons(minibatches=2, warmup=2)}
 
 
 WAYS = {

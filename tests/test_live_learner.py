@@ -16,7 +16,7 @@ from pd_lightning.pqn.learning import squared_error
 
 
 def learner_of(**lessons):
-    learner = Learner("pong", 6, Lessons(**{"minibatches": 2, "warm_up": 2, **lessons}), 10, 0, "cpu")
+    learner = Learner("pong", 6, Lessons(**{"minibatches": 2, "warmup": 2, **lessons}), 10, 0, "cpu")
     learner.network.centre("pong", torch.full((84, 84), 90.0), 30.0)
     return learner
 

@@ -248,10 +248,10 @@ class Diary(Callback):
         self.losses.append(outputs["loss"].item())
 
 
-def fit(epochs, ckpt_path=None, seed=1, dies_at=None, callbacks=(), warm_up=0, **trainer_options):
+def fit(epochs, ckpt_path=None, seed=1, dies_at=None, callbacks=(), warmup=0, **trainer_options):
     torch.manual_seed(seed)
     data, diary = tiny(), Diary(dies_at)
-    module = PQN(data.actions, "net3", learning_rate=1e-3, warm_up=warm_up)
+    module = PQN(data.actions, "net3", learning_rate=1e-3, warmup=warmup)
     trainer = pl.Trainer(
         max_epochs=epochs,
         accelerator="cpu",
@@ -319,7 +319,7 @@ def test_the_learning_rate_falls_linearly_to_zero_at_the_end_of_the_run(straight
 
 
 def test_the_learning_rate_rises_linearly_before_it_falls():
-    _, diary = fit(2, warm_up=4)
+    _, diary = fit(2, warmup=4)
     assert diary.rates == pytest.approx([1e-3 * min((update + 1) / 4, 1) * (1 - update / 8) for update in range(8)])
 
 

@@ -31,7 +31,7 @@ class Lessons:
         epsilon_end: share of random actions in the end.
         epsilon_steps: decisions, over all games and devices, in which it falls linearly from first to last.
         learning_rate: of Adam after the warm-up; it falls linearly to zero at the end of the run.
-        warm_up: updates in which the learning rate rises linearly.
+        warmup: updates in which the learning rate rises linearly.
         gradient_clip: the largest norm of a gradient.
     """
 
@@ -43,7 +43,7 @@ class Lessons:
     epsilon_end: float = 0.05
     epsilon_steps: int = 250_000
     learning_rate: float = 2.5e-4
-    warm_up: int = 2000
+    warmup: int = 2000
     gradient_clip: float = 10.0
 
 
@@ -69,7 +69,7 @@ class Learner:
         self.network.to(device)
         total = max(rounds, 1) * lessons.passes * lessons.minibatches
         parameters = list(self.network.parameters())
-        self.optimizer, self.schedule = optimizer_of(parameters, lessons.learning_rate, lessons.warm_up, total)
+        self.optimizer, self.schedule = optimizer_of(parameters, lessons.learning_rate, lessons.warmup, total)
 
     def policy(self, context: Callable[[], AbstractContextManager]) -> Policy:
         """Its Q-values, float32 [B, A], in the precision of a context."""

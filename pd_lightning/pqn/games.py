@@ -14,7 +14,7 @@ from pd_lightning.atari import PROTOCOLS, action_meanings, build
 from pd_lightning.episodes import TRAINING_SEEDS, Policy, episode_seeds
 
 AT_LEAST_ONE = ("parallel", "steps", "passes", "minibatches", "rounds")
-AT_LEAST_ZERO = ("epsilon_steps", "warm_up", "seed")
+AT_LEAST_ZERO = ("epsilon_steps", "warmup", "seed")
 SHARES = ("discount", "trace", "epsilon_start", "epsilon_end")
 ABOVE_ZERO = ("learning_rate", "gradient_clip")
 

@@ -33,13 +33,13 @@ def squared_error(network: QNetwork, batch: Minibatch) -> Tensor:
 
 
 def optimizer_of(
-    parameters: Iterable[Tensor], learning_rate: float, warm_up: int, total: float
+    parameters: Iterable[Tensor], learning_rate: float, warmup: int, total: float
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
-    """Adam, and a learning rate that rises over `warm_up` updates and then falls linearly to zero after `total`."""
+    """Adam, and a learning rate that rises over `warmup` updates and then falls linearly to zero after `total`."""
     optimizer = torch.optim.Adam(parameters, lr=learning_rate, fused=True)
 
     def share(update: int) -> float:
-        return min((update + 1) / max(warm_up, 1), 1.0) * max(0.0, 1 - update / total)
+        return min((update + 1) / max(warmup, 1), 1.0) * max(0.0, 1 - update / total)
 
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, share)
 
@@ -96,7 +96,7 @@ class PQN(pl.LightningModule):
         games: number of actions of the one game, taken from the data.
         size: widths of the network, one of `pd_lightning.networks.SIZES`.
         learning_rate: of Adam after the warm-up; it falls linearly to zero at the end of the run.
-        warm_up: updates in which the learning rate rises linearly. Adam with 2 / (1 - beta2) = 2,000 of them does what
+        warmup: updates in which the learning rate rises linearly. Adam with 2 / (1 - beta2) = 2,000 of them does what
             RAdam does (Ma and Yarats, 2021, arXiv 1910.04209), of PQN's paper, in a fifth of its time.
         layer_norm: normalise every layer, which keeps learning stable; students have none.
         weights: a file to begin with instead of nothing: a teacher, to be trained on, or a student's checkpoint, to be
@@ -113,7 +113,7 @@ class PQN(pl.LightningModule):
         games: dict[str, int],
         size: str = "dqn",
         learning_rate: float = 2.5e-4,
-        warm_up: int = 2000,
+        warmup: int = 2000,
         layer_norm: bool = True,
         weights: str | None = None,
         _class_path: str = "",  # of a checkpoint: see `name_class`; a subclass that takes anything hands it on
@@ -121,7 +121,7 @@ class PQN(pl.LightningModule):
         super().__init__()
         if len(games) != 1:
             raise ValueError(f"a teacher learns one game, not {', '.join(games) or 'none'}")
-        check_learning({"learning_rate": learning_rate, "warm_up": warm_up}, "--model.")
+        check_learning({"learning_rate": learning_rate, "warmup": warmup}, "--model.")
         self.save_hyperparameters(ignore=["weights", "_class_path"])  # a checkpoint has weights of its own
         self.network = QNetwork(games, size, layer_norm)
         self.begun = weights is not None
@@ -202,7 +202,7 @@ class PQN(pl.LightningModule):
         optimizer, self._schedule = optimizer_of(
             self.parameters(),
             self.hparams["learning_rate"],
-            self.hparams["warm_up"],
+            self.hparams["warmup"],
             self.trainer.estimated_stepping_batches,
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._schedule, "interval": "step"}}
