@@ -13,7 +13,7 @@ import yaml
 from pd_lightning.blocks import Shard, find_shards
 from pd_lightning.cli import main
 from pd_lightning.datamodule import TeacherDatasets
-from pd_lightning.report.runs import described
+from pd_lightning.report.settings import described
 from pd_lightning.teacher import load_teacher
 
 ROOT = Path(__file__).parent.parent

@@ -11,6 +11,7 @@ from reporting import add_teacher, measured, run_main, table, write_run
 
 from pd_lightning.report import measure, read_run, report
 from pd_lightning.report.lines import write_runs
+from pd_lightning.report.runs import ReportError
 
 
 def test_the_table_of_losses_compares_them_game_by_game(tmp_path):
@@ -75,6 +76,24 @@ def test_programs_are_told_the_deviation_of_a_runs_episodes(tmp_path):
     with write_runs(tmp_path / "report.csv", found).open(newline="") as file:
         (line,) = csv.DictReader(file)
     assert float(line["return_std"]) == pytest.approx(np.std([1, 2, 6], ddof=1))
+
+
+def test_programs_are_told_the_temperature_that_was_calibrated_for_each_game(tmp_path):
+    played = {"pong": [1.0], "breakout": [2.0]}
+    folders = [write_run(tmp_path, played, seed=n, temperature="auto", perplexity=2.0) for n in (0, 1)]
+    rows = ["step,temperature/breakout,temperature/pong,val/pong/kl", "0,0.031,0.0039,", "500,,,0.1"]
+    (folders[0] / "metrics.csv").write_text("\n".join(rows) + "\n")
+    with write_runs(tmp_path / "report.csv", measured(*folders)).open(newline="") as file:
+        found = {(line["game"], line["seed"]): line["temperature"] for line in csv.DictReader(file)}
+    assert found == {
+        ("pong", "0"): "0.0039",
+        ("breakout", "0"): "0.031",
+        ("pong", "1"): "nan",
+        ("breakout", "1"): "nan",
+    }
+    (folders[1] / "metrics.csv").write_text("step,temperature/pong\n0,warm\n")
+    with pytest.raises(ReportError, match=f"{folders[1].name}: .* lacks or garbles .*warm"):
+        measured(*folders)
 
 
 def test_every_row_names_the_folders_of_its_runs(tmp_path, monkeypatch):

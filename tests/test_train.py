@@ -72,6 +72,8 @@ def test_a_fit_leaves_its_configuration_curves_scores_checkpoints_and_film_in_it
     assert steps["rollout/pong/return"] == [12, UPDATES]
     assert steps["val/pong/agreement"] == [5, 11, 17, 23, UPDATES]  # Lightning counts from 0; the last is the table's
     assert steps["train/pong/loss"] == list(range(1, UPDATES, 2))
+    assert steps["temperature/pong"] == [0]  # calibrated when it began
+    assert float(metrics[0]["temperature/pong"]) == pytest.approx(checkpoint(folder)["temperatures"]["pong"])
     returns = lines(run / "returns.csv")
     assert [(line["update"], line["episode"]) for line in returns] == [("12", "0"), ("24", "0")]
     assert checkpoint(folder)["global_step"] == UPDATES

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -43,6 +44,7 @@ def measure(runs: Iterable[Run], teachers: Callable[[Student, str], np.ndarray])
                 own=learning_teachers(groups[student], game),
                 seeds=tuple((run.seed, run.data_seed) for run in groups[student]),
                 folders=tuple(run.folders for run in groups[student]),
+                temperatures=tuple(run.temperatures.get(game, math.nan) for run in groups[student]),
             )
             for game in student.games
         }

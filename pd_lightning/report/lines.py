@@ -14,7 +14,7 @@ from pd_lightning.report.runs import Student
 
 KIND = ("size", "loss", "games", "settings", "acts", "updates", "protocol", "game")
 RUN = ("run", "seed", "data_seed", "episodes", "return", "return_std", "teacher", "percent_of_teacher", "above_random",
-       "human_normalised", "runs")  # fmt: skip
+       "human_normalised", "temperature", "runs")  # fmt: skip
 STUDENT = ("runs", "episodes", "score", "score_low", "score_high", "teacher", "percent_of_teacher", "percent_low",
            "percent_high", "above_random", "human_normalised")  # fmt: skip
 
@@ -29,7 +29,7 @@ def write_runs(path: Path, measures: Measures) -> Path:
                 deviation = float(values.std(ddof=1)) if len(values) > 1 else math.nan
                 rows.append([*kind(student, game), number, *found.seeds[number], len(values), one.score, deviation,
                              one.teacher_mean, one.percent, one.above_random, one.human,
-                             found.folders[number]])  # fmt: skip
+                             found.temperatures[number], found.folders[number]])  # fmt: skip
     return write_csv(path, KIND + RUN, rows)
 
 

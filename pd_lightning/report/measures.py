@@ -29,6 +29,7 @@ class Measure:
         own: where each run has a teacher of its own, which learned with it: the returns of each, else nothing.
         seeds: of each run's weights and of its data; nothing if nobody asks.
         folders: of each run, as they are shown; nothing if nobody asks.
+        temperatures: of each run, nan where there is none; nothing if nobody asks.
     """
 
     game: str
@@ -38,6 +39,7 @@ class Measure:
     own: tuple[np.ndarray, ...] = ()
     seeds: tuple[tuple[int, int], ...] = ()
     folders: tuple[str, ...] = ()
+    temperatures: tuple[float, ...] = ()
 
     @property
     def singles(self) -> tuple[Measure, ...]:

@@ -8,22 +8,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import yaml
 
-NEEDED = ("config.yaml", "returns.csv")
-NO_DIFFERENCE = {"games", "seed", "cache", "threads", "memory", "updates", "beta", "beta_end", "beta_steps",
-                 "record_to"}  # fmt: skip
-"""Options of the data that are shown otherwise, differ between seeds, or do not change what is learned."""
-LEARNING = ("max_steps", "max_epochs", "max_time", "accumulate_grad_batches", "gradient_clip_val",
-            "gradient_clip_algorithm", "limit_train_batches", "overfit_batches", "precision", "callbacks")  # fmt: skip
-"""Options of the Trainer that change what is learned."""
+from pd_lightning.report.settings import described
 
-
-CLASSES = ("PolicyDistillation", "TeacherDatasets", "LiveTeacher", "PQN", "ParallelPlay")
-"""Whose options say all."""
+NEEDED, METRICS = ("config.yaml", "returns.csv"), "metrics.csv"
 
 
 class ReportError(ValueError):
@@ -81,6 +72,7 @@ class Run:
         curve: returns of the episodes by game and update, float64 [n].
         teacher: the same of the teacher, if it was live.
         learning: whether that learned meanwhile.
+        temperatures: what divided the teacher's Q-values, by game; nothing of other losses than kl, and where unknown.
         earlier: folders of the attempts that it goes on from.
     """
 
@@ -91,6 +83,7 @@ class Run:
     curve: dict[str, dict[int, np.ndarray]]
     teacher: dict[str, dict[int, np.ndarray]] = field(default_factory=dict)
     learning: bool = False
+    temperatures: dict[str, float] = field(default_factory=dict)
     earlier: tuple[Path, ...] = ()
 
     @property
@@ -123,6 +116,7 @@ def read_run(folder: Path) -> Run:
         curve = read_curve(folder / "returns.csv")
         live = folder / "teacher_returns.csv"
         teacher = read_curve(live) if live.is_file() else {}
+        temperatures = read_temperatures(folder / METRICS)
         updates = {max(points) for points in curve.values()}
         if len(updates) > 1:
             raise ValueError(f"games whose last rollouts differ, {sorted(updates)}")
@@ -139,10 +133,13 @@ def read_run(folder: Path) -> Run:
         )
     except (KeyError, TypeError, ValueError, AttributeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())[:120]
-        raise ReportError(f"{folder}: config.yaml or returns.csv lacks or garbles {reason}; leave it out") from None
+        raise ReportError(
+            f"{folder}: {NEEDED[0]}, {NEEDED[1]} or {METRICS} lacks or garbles {reason}; leave it out"
+        ) from None
     if not curve:
         raise ReportError(f"{folder}: returns.csv has no episodes; the run was stopped before its first rollout")
-    return Run(folder, seed, int(data.get("seed") or 0), student, curve, teacher, bool(data.get("learn")))
+    data_seed = int(data.get("seed") or 0)
+    return Run(folder, seed, data_seed, student, curve, teacher, bool(data.get("learn")), temperatures)
 
 
 def normal(root: str) -> str:
@@ -190,61 +187,15 @@ def read_curve(path: Path) -> dict[str, dict[int, np.ndarray]]:
     }
 
 
-def described(config: dict[str, Any]) -> dict[str, Any]:
-    """Size, loss, who acted, and other settings of a run, as they are shown: fields of a `Student`."""
-    model = config["model"]
-    settings = dict(model.get("init_args", {}))
-    kind = class_of(model)
-    size = str(settings.pop("size", kind))
-    loss = str(settings.pop("loss", kind))
-    temperature, perplexity = settings.pop("temperature", None), settings.pop("perplexity", None)
-    for part in ("model", "data"):  # another class may do anything with the same options
-        if (found := class_of(config.get(part, {}))) not in ("", loss, *CLASSES):
-            settings[f"{part}_class"] = found
-    if config.get("optimizer"):  # these are for the usual one
-        settings = {name: value for name, value in settings.items() if name not in ("learning_rate", "warmup")}
-    if loss == "kl" and temperature is not None:
-        loss += f", τ = {temperature}" if temperature != "auto" else ""
-        if "auto" in (temperature.values() if isinstance(temperature, dict) else [temperature]):
-            loss += f", perplexity {perplexity:g}"
-    settings.pop("games", None)
-    data = config.get("data", {}).get("init_args", {})
-    acts = acting(data) if "beta" in data else ""
-    ignored = NO_DIFFERENCE - ({"memory"} if acts else set())  # in live play it is how many states are kept
-    ignored |= set() if data.get("learn") else {"lessons"}  # of a teacher that learns
-    for source, names in ((data, data.keys() - ignored), (config.get("trainer", {}), LEARNING)):
-        settings |= {name: source[name] for name in names if source.get(name) not in (None, {}, [], False)}
-    for name in {"protocol", "fire"} & settings.keys():  # of live play; a score's are the rollouts'
-        settings[f"played_by_{name}"] = settings.pop(name)
-    if settings.get("accumulate_grad_batches") == 1:
-        del settings["accumulate_grad_batches"]
-    settings |= {name: config[name] for name in ("optimizer", "lr_scheduler") if config.get(name)}
-    said = tuple(f"{key} {short(value)}" for key, value in sorted(settings.items()))
-    return {"size": size, "loss": loss, "acts": acts, "settings": said}
+def read_temperatures(path: Path) -> dict[str, float]:
+    """What was noted of each game when learning began; nothing where there is no such file.
 
-
-def class_of(part: dict[str, Any]) -> str:
-    """The name of a class in a configuration."""
-    return str(part.get("class_path", "")).rsplit(".", 1)[-1]
-
-
-def short(value: Any) -> str:
-    """A setting as it is shown: of a class its name, and what it was given."""
-    if isinstance(value, dict) and "class_path" in value:
-        given = ", ".join(
-            f"{key} {short(each)}" for key, each in value.get("init_args", {}).items() if each is not None
-        )
-        name = class_of(value)
-        return f"{name} ({given})" if given else name
-    if isinstance(value, list):
-        return ", ".join(map(short, value))
-    return str(value)
-
-
-def acting(data: dict[str, Any]) -> str:
-    """Who acted in live play, by the options of its data."""
-    first, last = data["beta"], data["beta"] if data.get("beta_end") is None else data["beta_end"]
-    if first == last and first in (0, 1):
-        return "the teacher acts" if first else "the student acts"
-    begins = f"the teacher acts at {first:.0%} of the steps"
-    return begins if first == last else f"{begins}, after {data['beta_steps']:,} at {last:.0%}"
+    Raises:
+        ValueError: a number is none.
+    """
+    if not path.is_file():
+        return {}
+    with path.open(newline="") as file:
+        cells = [cell for row in csv.DictReader(file) for cell in row.items()]
+    prefix = "temperature/"
+    return {name.removeprefix(prefix): float(value) for name, value in cells if name.startswith(prefix) and value}
