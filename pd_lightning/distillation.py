@@ -136,10 +136,9 @@ class PolicyDistillation(pl.LightningModule):
         renew_rate(self.lr_schedulers(), self._schedule, self.learning_rate)
         for game in self._calibrated:  # said only now: a checkpoint may have brought another
             rank_zero_info(f"{game}: temperature {self.temperatures[game]:.4g}, perplexity {self.perplexity:g}")
-        for logger in self.loggers if self.loss == "kl" else ():
-            logger.log_metrics(
-                {f"temperature/{game}": self.temperature(game) for game in self.temperatures}, self.global_step
-            )
+        used = {game: value for game, value in self.temperatures.items() if value != "auto" and self.loss == "kl"}
+        for logger in self.loggers if used else ():
+            logger.log_metrics({f"temperature/{game}": value for game, value in used.items()}, self.global_step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """What was calibrated goes along: a test has no recording to do it again; and how the student is to play."""
