@@ -11,7 +11,7 @@ from rich.table import Table
 
 from pd_lightning.networks import QNetwork, parameter_count
 from pd_lightning.rollout import Returns
-from pd_lightning.scores import percent_of_teacher
+from pd_lightning.scores import geometric_mean, percent_of_teacher
 
 
 def results_table(
@@ -23,7 +23,7 @@ def results_table(
         scores: the last rollouts; of no game, if none was played.
         model: a module, whose `student` or `network` was trained.
         data: a data module; `teacher_returns`, where it has them, are what the score is a percentage of.
-        metrics: what was logged last.
+        metrics: what was logged last: `val/<game>/agreement`.
         seconds: that the run took.
     """
     network = network_of(model)
@@ -56,7 +56,9 @@ def results_table(
             _number(float(metrics.get(f"val/{game}/agreement", math.nan)), ".3f"),
             f"{seconds:.0f}",
         )
-    mean = float(metrics.get("rollout/geometric_mean_percent", math.nan))
+    # Of all games, or it would be another number. What was logged of it is gone once a run has been validated.
+    percents = [percent_of_teacher(scores[game].mean, teachers.get(game, math.nan)) for game in games if game in scores]
+    mean = float(geometric_mean(percents)) if len(percents) == len(games) else math.nan
     if len(games) > 1 and not math.isnan(mean):
         table.add_section()
         table.add_row("geometric mean", "", "", "", f"{mean:.1f}%")

@@ -17,8 +17,11 @@ from pd_lightning.summary import results_table
 class Data:
     """Teachers that were recorded under the protocol `paper`, without anybody pressing FIRE for them."""
 
+    def __init__(self, returns=None):
+        self.returns = returns or {"pong": 20.0, "freeway": -3.0}
+
     def teacher_returns(self, protocol, fire):
-        return {"pong": 20.0, "freeway": -3.0} if (protocol, fire) == ("paper", False) else {}
+        return self.returns if (protocol, fire) == ("paper", False) else {}
 
 
 def returns(game, *values, protocol="paper", fire=False):
@@ -88,14 +91,15 @@ def test_a_teacher_recorded_under_other_rules_is_no_yardstick(student):
 
 
 def test_several_games_end_with_the_geometric_mean_of_their_percentages(student):
-    metrics = {"rollout/geometric_mean_percent": torch.tensor(95.04)}
-    scores = {"pong": returns("pong", 19.0), "freeway": returns("freeway", 1.0)}
-    lines = rows(scores, student, metrics=metrics)[1]
+    data = Data({"pong": 20.0, "freeway": 25.0})
+    scores = {"pong": returns("pong", 16.0), "freeway": returns("freeway", 5.0)}
+    lines = rows(scores, student, data)[1]
     assert list(lines) == ["pong", "freeway", "geometric mean"]
-    assert [cell for cell in lines["geometric mean"].values() if cell] == ["geometric mean", "95.0%"]
-    assert "geometric mean" not in rows(scores, student, metrics={})[1]
+    assert [cell for cell in lines["geometric mean"].values() if cell] == ["geometric mean", "40.0%"]  # of 80 and 20
+    assert "geometric mean" not in rows(scores, student)[1]  # of a negative teacher there is no percentage
+    assert "geometric mean" not in rows({"pong": scores["pong"]}, student, data)[1]  # freeway was not played
     one = PolicyDistillation({"pong": 6}, size="net1")
-    assert list(rows({"pong": returns("pong", 19.0)}, one, metrics=metrics)[1]) == ["pong"]
+    assert list(rows({"pong": scores["pong"]}, one, data)[1]) == ["pong"]
 
 
 def test_without_rollouts_there_is_still_a_line_for_each_game(student):
