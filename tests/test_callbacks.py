@@ -181,13 +181,18 @@ def test_scores_change_nothing_of_what_is_learned(datasets, tmp_path):
     assert scored.training
 
 
-def test_whoever_plays_does_not_learn_and_then_learns_on(datasets, tmp_path):
+def test_whoever_plays_or_is_filmed_does_not_learn_and_then_learns_on_what_is_not_frozen(datasets, tmp_path):
     student, data = student_of(datasets)
+    student.student.frozen = torch.nn.BatchNorm1d(2).eval()
     modes = []
     student.student.register_forward_hook(lambda network, *_: modes.append(network.training))
-    trainer_of(tmp_path, 2, rollouts(every_n_updates=1)).fit(student, datamodule=data)
+    film = Film(steps=4)
+    trainer_of(tmp_path, 2, rollouts(every_n_updates=1, at_end=False), film).fit(student, datamodule=data)
+    assert len(film.paths) == 1
     assert [mode for mode, _ in itertools.groupby(modes)] == [False, True, False, True, False]
     assert student.training
+    assert student.student.trunk.training
+    assert not student.student.frozen.training
 
 
 def test_a_test_plays_episodes_that_no_fit_has_played_and_counts_the_updates_before_it(datasets, tmp_path, unplayed):

@@ -11,6 +11,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
 from pd_lightning.atari import named_protocol
+from pd_lightning.callbacks.playing import playing
 from pd_lightning.callbacks.rollouts import fire_rule
 from pd_lightning.film import film, gif, write_mp4
 from pd_lightning.folder import run_folder
@@ -41,10 +42,9 @@ class Film(Callback):
         folder = run_folder(trainer)
         if self.enabled and trainer.is_global_zero and folder:
             for game, policy in pl_module.policies().items():  # pyright: ignore[reportCallIssue]
-                fire = fire_rule(trainer, game, self.fire)
-                pictures = film(
-                    policy, game, self.seed, protocol=self.protocol, fire=fire, steps=self.steps, title=game
-                )
+                rules = {"protocol": self.protocol, "fire": fire_rule(trainer, game, self.fire)}
+                with playing(trainer, pl_module):
+                    pictures = film(policy, game, self.seed, **rules, steps=self.steps, title=game)
                 self.paths.append(folder / f"{game}.mp4")
                 write_mp4(self.paths[-1], pictures)
                 show_in_tensorboard(trainer, f"film/{game}", pictures[:450])

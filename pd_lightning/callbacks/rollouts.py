@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_info
-from pytorch_lightning.callbacks import Callback, StochasticWeightAveraging, WeightAveraging
+from pytorch_lightning.callbacks import Callback, StochasticWeightAveraging
 
 from pd_lightning.atari import check_fire, named_protocol
 from pd_lightning.callbacks.keeping import Checkpoint, is_last_update
+from pd_lightning.callbacks.playing import playing
 from pd_lightning.callbacks.progress import episode_bar
 from pd_lightning.callbacks.scoring import append_returns, rollout_metrics
 from pd_lightning.callbacks.stopping import check_early_stopping
@@ -119,14 +118,11 @@ class Rollouts(Callback):
         if trainer.fast_dev_run or (stage == "fit" and self._played_at == trainer.global_step):  # pyright: ignore[reportAttributeAccessIssue]
             return
         self._played_at = trainer.global_step
-        training = module.training
-        module.eval()
         games = module.policies()  # pyright: ignore[reportCallIssue]
-        with averaged(trainer, module):
+        with playing(trainer, module):
             self.scores = {game: self._score(trainer, module, game, policy, stage) for game, policy in games.items()}
         teachers = self._score_teachers(trainer, module, stage)
         self.teacher_scores.update(teachers)
-        module.train(training)
         self._log(trainer, teachers)
 
     def _log(self, trainer: pl.Trainer, teachers: dict[str, Returns]) -> None:
@@ -192,16 +188,3 @@ def fire_rule(trainer: pl.Trainer, game: str, given: bool | None) -> bool:
     """Whether to press FIRE for a student: as it was for its teacher, unless told otherwise."""
     rules = getattr(trainer.datamodule, "fire_rules", dict)()  # pyright: ignore[reportAttributeAccessIssue]
     return rules.get(game, False) if given is None else given
-
-
-@contextmanager
-def averaged(trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[None]:
-    """Where a callback averages weights, those: as in validation, and as they are saved."""
-    every = [each for each in trainer.callbacks if isinstance(each, WeightAveraging)]  # pyright: ignore[reportAttributeAccessIssue]
-    for each in every:
-        each.on_validation_epoch_start(trainer, module)
-    try:
-        yield
-    finally:
-        for each in every:
-            each.on_validation_epoch_end(trainer, module)

@@ -1,0 +1,29 @@
+"""A module while it plays: nothing of it learns meanwhile, and it is what will be kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import WeightAveraging
+
+
+@contextmanager
+def playing(trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[None]:
+    """Evaluation mode, then each part in the mode that it had, as some may be frozen; and averaged weights, if any are.
+
+    Those are what is validated and saved too.
+    """
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        with ExitStack() as stack:
+            for each in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
+                if isinstance(each, WeightAveraging):
+                    each.on_validation_epoch_start(trainer, module)
+                    stack.callback(each.on_validation_epoch_end, trainer, module)
+            yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
