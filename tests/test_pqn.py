@@ -20,8 +20,9 @@ from pd_lightning.teacher import load_teacher, save_teacher
 UPDATES = 4  # in an epoch
 
 
-def tiny():
-    return ParallelPlay(parallel=2, steps=8, passes=1, minibatches=2, rounds=2, epsilon_steps=100)
+def tiny(**options):
+    usual = {"parallel": 2, "steps": 8, "passes": 1, "minibatches": 2, "rounds": 2, "epsilon_steps": 100}
+    return ParallelPlay(**{**usual, **options})
 
 
 class Diary(Callback):
@@ -44,9 +45,9 @@ class Diary(Callback):
         self.losses.append(outputs["loss"].item())
 
 
-def fit(epochs, ckpt_path=None, seed=1, dies_at=None, callbacks=(), warmup=0, **trainer_options):
+def fit(epochs, ckpt_path=None, seed=1, dies_at=None, callbacks=(), warmup=0, data=None, **trainer_options):
     torch.manual_seed(seed)
-    data, diary = tiny(), Diary(dies_at)
+    data, diary = data or tiny(), Diary(dies_at)
     module = PQN(data.actions, "net3", learning_rate=1e-3, warmup=warmup)
     trainer = pl.Trainer(
         max_epochs=epochs,
@@ -158,6 +159,25 @@ def test_a_finished_run_that_is_given_more_epochs_learns_from_its_first_update_o
     assert torch.load(checkpoint, weights_only=True)["optimizer_states"][0]["param_groups"][0]["lr"] == 0
     _, longer = fit(4, ckpt_path=checkpoint)
     assert longer.rates == pytest.approx([1e-3 * (1 - update / 16) for update in range(12, 16)])
+
+
+@pytest.mark.parametrize(("name", "other"), [("parallel", 4), ("steps", 4), ("passes", 2), ("minibatches", 4)])
+def test_a_run_does_not_go_on_with_another_setting_that_its_steps_are_counted_by(straight, name, other):
+    was = getattr(tiny(), name)
+    with pytest.raises(
+        ValueError, match=rf"cannot resume: {name} was {was} in the checkpoint and is {other} now; give"
+    ):
+        fit(4, ckpt_path=straight[2], data=tiny(**{name: other}))
+
+
+def test_a_teacher_that_has_learned_is_not_centred_anew_by_another_fit(straight):
+    known, loaded = straight[0]["network.centring.pong.mean"], PQN.load_from_checkpoint(straight[2])
+    for _ in range(2):
+        pl.Trainer(max_steps=1, accelerator="cpu", logger=False, enable_checkpointing=False).fit(loaded, tiny(seed=5))
+        assert torch.equal(loaded.network.centring["pong"].mean, known)
+    fresh = PQN({"pong": 6}, "net3")
+    pl.Trainer(max_steps=1, accelerator="cpu", logger=False, enable_checkpointing=False).fit(fresh, tiny(seed=5))
+    assert not torch.equal(fresh.network.centring["pong"].mean, known)  # other games look otherwise
 
 
 def test_an_unknown_game_is_an_error_before_anything_is_built():

@@ -124,7 +124,7 @@ class PQN(pl.LightningModule):
         check_learning({"learning_rate": learning_rate, "warmup": warmup}, "--model.")
         self.save_hyperparameters(ignore=["weights", "_class_path"])  # a checkpoint has weights of its own
         self.network = QNetwork(games, size, layer_norm)
-        self.begun = weights is not None
+        self.begun = weights is not None  # centred, by whoever had them, an earlier fit or a checkpoint
         self._schedule: Any = None
         self.steps_before: int | None = None  # that a checkpoint has learned from
         self.fire: dict[str, bool] = {}  # whether it is pressed for the teacher when it plays
@@ -132,7 +132,7 @@ class PQN(pl.LightningModule):
             self.fire = dict.fromkeys(games, begin_with(self.network, weights))
 
     def setup(self, stage: str) -> None:
-        """Centres the input on random play, unless the weights that it began with know better.
+        """Centres the input on random play, once, and not if the weights that it began with know better.
 
         Raises:
             ValueError: the precision is float16's.
@@ -144,6 +144,7 @@ class PQN(pl.LightningModule):
         self.fire = data.fire_rules()
         for game, (mean, deviation) in data.statistics().items() if not self.begun else ():
             self.network.centre(game, mean, deviation)
+        self.begun = True
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """How the teacher is to play, and how long it has learned, go along."""
@@ -157,6 +158,7 @@ class PQN(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """As it was saved."""
         self.fire, self.steps_before = dict(checkpoint.get("fire", {})), checkpoint.get("steps")
+        self.begun = True
 
     def on_train_start(self) -> None:
         """A resumed run may be longer than the one before, which left its own learning rate behind: perhaps 0."""

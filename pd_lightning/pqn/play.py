@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import pytorch_lightning as pl
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
 from pd_lightning.atari import action_meanings, check_fire, check_game
@@ -14,6 +15,7 @@ from pd_lightning.centring import mean_image
 from pd_lightning.episodes import TRAINING_SEEDS, Policy
 from pd_lightning.pqn.games import Games, Minibatch, Round, check_learning, linear, minibatches, random_play
 from pd_lightning.pqn.threads import half_of_the_cores
+from pd_lightning.resuming import refuse_changes
 
 ORDER = 1
 """Last part of the key of the order of learning."""
@@ -107,6 +109,21 @@ class ParallelPlay(pl.LightningDataModule):
     def test_dataloader(self) -> list[int]:
         """One empty batch: tests are played by `pd_lightning.callbacks.Rollouts`, but Lightning wants some data."""
         return [0]
+
+    def state_dict(self) -> dict[str, int]:
+        """What steps, epsilon and games are counted by: a resumed run must have it as it was."""
+        assert self.trainer is not None
+        names = ("parallel", "steps", "passes", "minibatches")
+        return {**{name: getattr(self, name) for name in names}, "devices": self.trainer.world_size}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Learning goes on with the settings that it began with; a test needs none of them.
+
+        Raises:
+            ResumeError: one is another.
+        """
+        if self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            refuse_changes(state_dict, self.state_dict(), "--data options and --trainer.devices")
 
     def __iter__(self) -> Iterator[Minibatch]:
         """Plays and yields, round after round."""
