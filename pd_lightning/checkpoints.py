@@ -111,7 +111,7 @@ def explicit_model_options(args: Sequence[str], files: Sequence[Path]) -> set[st
         if word.startswith(("--model.", "--model=")) or word == "--model":
             key, equals, value = word.removeprefix("--model").lstrip(".").partition("=")
             value = value if equals else next(words, "")
-            given |= {key.removeprefix("init_args.")} if key else _keys(value)
+            given |= {key.removeprefix("init_args.").partition(".")[0]} if key else _keys(value)
     return given
 
 

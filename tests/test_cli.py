@@ -376,6 +376,10 @@ class TestCheckpoints:
     def test_a_checkpoint_that_is_not_there_is_an_error_and_no_new_run(self, name, command, datasets, refused):
         refused(command, f"--data.root={datasets}", f"--ckpt_path={name}", reasons=[f"--ckpt_path {name}: "])
 
+    def test_one_option_for_one_game_contradicts_as_all_do(self, datasets, last, refused):
+        words = ["test", "--model.temperature.pong=0.5", f"--data.root={datasets}", f"--ckpt_path={last}"]
+        refused(*words, reasons=["--model.temperature is {'pong': 0.5}", last, "was trained with"])
+
     @pytest.mark.parametrize("command", ["fit", "test", "validate"])
     @pytest.mark.parametrize("form", ["--model.size=net1", "--model.init_args.size=net1", "--config=run.yaml"])
     def test_a_command_that_contradicts_its_checkpoint_is_refused(self, form, command, datasets, last, refused):
