@@ -105,11 +105,22 @@ def test_a_resumed_run_has_the_score_of_the_first_one_to_beat(walks, tmp_path, m
     last = tmp_path / "version_0" / "checkpoints" / "last.ckpt"
     assert read_checkpoint(last)["global_step"] == 7
     play = Rollouts(every_n_updates=2, episodes=1)
-    keep = Checkpoint("rollout/freeway/return", "max", every_n_train_steps=3, dirpath=tmp_path / "new")
+    keep = Checkpoint("rollout/freeway/return", "max", every_n_train_steps=5, dirpath=tmp_path / "new")
     trainer = trainer_of(tmp_path / "again", 8, play, keep)
     trainer.fit(Chicken(walks), DataLoader([torch.zeros(1)] * 10), ckpt_path=last)  # pyright: ignore
     assert (tmp_path / "new" / "last.ckpt").exists()
     assert not (tmp_path / "new" / "best.ckpt").exists()  # as good as before is not better
+
+
+def test_a_run_may_keep_the_best_weights_by_several_scores(tmp_path, monkeypatch):
+    monkeypatch.setattr("pd_lightning.callbacks.rollouts.play", glance)
+    keep = [Checkpoint("rollout/freeway/return", mode, dirpath=tmp_path / mode) for mode in ("max", "min")]
+    play = Rollouts(every_n_updates=2, episodes=1)
+    trainer_of(tmp_path, 5, play, *keep).fit(Chicken([0, 4]), DataLoader([torch.zeros(1)] * 10))  # pyright: ignore
+    best = {
+        each.name: read_checkpoint(each / "best.ckpt")["global_step"] for each in (tmp_path / "max", tmp_path / "min")
+    }
+    assert best == {"max": 0, "min": 2}
 
 
 def test_a_score_that_is_no_number_is_never_the_best():

@@ -52,6 +52,11 @@ class Checkpoint(ModelCheckpoint):
         self._newest = ""
         self._before: dict[str, str] = {}
 
+    @property
+    def state_key(self) -> str:
+        """One for each score, so that a run may keep the best by several; how often weights are saved may change."""
+        return f"{type(self).__name__}, {self.score_key}, {self.sign}"
+
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuses a score that will never be measured, before anything is computed."""
         super().setup(trainer, pl_module, stage)
