@@ -11,6 +11,12 @@ import psutil
 import torch
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
+CONTROL_GROUPS = (
+    ("", ".", "memory.max", "memory.current", "inactive_file"),
+    ("memory", "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+"""Of version 2 and of version 1: the controller's name, where it is mounted, files of limit and usage, and what of the
+usage is cached."""
 
 
 def fastest_precision(accelerator: str | object) -> str:
@@ -70,15 +76,23 @@ def usual_room(device: torch.device | str, neighbours: int = 1) -> int:
     return room // step * step
 
 
-def _within_limits(groups: Path) -> Iterator[int]:
-    """What is left of control groups' limits, which psutil does not know of; files cached in them can be given up."""
-    for folder, limit, usage, cached in (
-        (groups, "memory.max", "memory.current", "inactive_file"),
-        (groups / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-    ):
-        try:
-            most, used = int((folder / limit).read_text()), int((folder / usage).read_text())
-            rows = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-            yield most - used + int(rows.get(cached, 0))
-        except (OSError, ValueError):  # no such file; or "max", which is no limit
-            continue
+def _within_limits(groups: Path, said: Path = Path("/proc/self/cgroup")) -> Iterator[int]:
+    """What is left of control groups' limits, which psutil does not know of; files cached in them can be given up.
+
+    Args:
+        groups: where the groups are mounted; in a container that is its own group.
+        said: which groups this process is in, and so in all around them: a job of SLURM's, say.
+    """
+    lines = said.read_text().splitlines() if said.is_file() else []
+    own = [(names.split(","), path.strip("/")) for _, names, path in (line.split(":", 2) for line in lines)]
+    for name, mount, limit, usage, cached in CONTROL_GROUPS:
+        root = groups / mount
+        mine = [root / path for names, path in own if name in names and ".." not in path]
+        around = {folder for path in mine for folder in path.parents if folder.is_relative_to(root)}
+        for folder in {root, *mine, *around}:
+            try:
+                most, used = int((folder / limit).read_text()), int((folder / usage).read_text())
+                rows = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+                yield most - used + int(rows.get(cached, 0))
+            except (OSError, ValueError):  # no such file; or "max", which is no limit
+                continue

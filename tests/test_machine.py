@@ -16,14 +16,29 @@ def group(folder, limit, usage, stat):
 
 
 def test_what_is_left_of_a_containers_limit_is_counted_and_cached_files_can_be_given_up(tmp_path):
-    assert list(_within_limits(tmp_path)) == []
+    said = tmp_path / "nothing"
+    assert list(_within_limits(tmp_path, said)) == []
     group(tmp_path, ("memory.max", 8 * GIB), ("memory.current", 5 * GIB), ("memory.stat", f"inactive_file {2 * GIB}"))
-    assert list(_within_limits(tmp_path)) == [5 * GIB]
+    assert list(_within_limits(tmp_path, said)) == [5 * GIB]
     (tmp_path / "memory.max").write_text("max\n")
-    assert list(_within_limits(tmp_path)) == []
+    assert list(_within_limits(tmp_path, said)) == []
     limit, usage = ("memory.limit_in_bytes", 3 * GIB), ("memory.usage_in_bytes", GIB)
     group(tmp_path / "memory", limit, usage, ("memory.stat", "cache 5\ntotal_inactive_file 7"))
-    assert list(_within_limits(tmp_path)) == [2 * GIB + 7]
+    assert list(_within_limits(tmp_path, said)) == [2 * GIB + 7]
+
+
+@pytest.mark.parametrize(("first", "line", "names"), [
+    ("", "0::/slurm/job_7/step_0", ("memory.max", "memory.current")),
+    ("memory/", "4:cpu,memory:/slurm/job_7/step_0", ("memory.limit_in_bytes", "memory.usage_in_bytes")),
+])  # fmt: skip
+def test_the_limit_of_any_group_around_this_process_counts_and_no_other(first, line, names, tmp_path):
+    for place, most in (("slurm/job_7", 3 * GIB), ("slurm", 9 * GIB), ("slurm/job_8", GIB), ("other", GIB)):
+        group(tmp_path / "fs" / f"{first}{place}", (names[0], most), (names[1], GIB), ("memory.stat", "cache 5"))
+    said = tmp_path / "cgroup"
+    said.write_text(f"9:cpuset:/other\n{line}\n")
+    assert sorted(_within_limits(tmp_path / "fs", said)) == [2 * GIB, 8 * GIB]
+    said.write_text("0::/../other\n")  # of a namespace from which it was moved
+    assert list(_within_limits(tmp_path / "fs", said)) == []
 
 
 @pytest.mark.parametrize(("limits", "expected"), [([], 6 * GIB), ([2 * GIB], 2 * GIB), ([9 * GIB], 6 * GIB), ([-5], 0)])
