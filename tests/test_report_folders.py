@@ -144,6 +144,23 @@ def test_a_run_that_was_made_longer_stands_beside_the_one_that_it_began_with(tmp
     assert [list(run.curve["pong"]) for run in runs] == [[0, 100], [0, 100, 200]]
 
 
+@pytest.mark.parametrize(("before", "said"), [
+    ({"more": {"trainer": {"max_steps": 100}}}, "goes on from max_steps 100"),
+    ({"more": {"trainer": {"max_steps": 200}}, "data": {"beta": 1.0}}, "goes on from the teacher acts"),
+    ({"more": {"trainer": {"max_steps": 200}}, "loss": "nll"}, "goes on from nll"),
+])  # fmt: skip
+def test_a_run_that_began_with_the_weights_of_another_kind_is_not_taken_for_one_from_nothing(tmp_path, before, said):
+    longer = {"updates": (200,), "more": {"trainer": {"max_steps": 200}}}
+    first = write_run(tmp_path, {"pong": [2.0]}, updates=(0, 50), **before)
+    after = goes_on(tmp_path, first, {"pong": [5.0]}, **longer)
+    again = goes_on(tmp_path, after, {"pong": [7.0]}, **longer)
+    alone = write_run(tmp_path, {"pong": [3.0]}, **longer)
+    found = {run.folder: run for run in runs_in([tmp_path])}
+    assert list(found) == [first, again, alone]
+    began = [[each for each in run.student.said if each.startswith("goes on")] for run in found.values()]
+    assert began == [[], [said], []]
+
+
 def test_a_folder_that_was_left_before_its_settings_were_written_is_left_out(tmp_path, monkeypatch, capsys):
     (tmp_path / "empty").mkdir()
     assert run_main(monkeypatch, write_run(tmp_path, {"pong": [1.0]}), tmp_path / "empty") == 0

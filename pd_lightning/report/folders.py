@@ -150,7 +150,7 @@ def scored_by_tests(runs: Sequence[Run], tests: Sequence[Path]) -> list[Run]:
         if fitted is None:
             leave_out(folder, "is of a test, whose run is not there")
             continue
-        run = known.get(fitted.resolve()) or attempts(read_run(fitted))[-1]
+        run = known.get(fitted.resolve()) or joined(attempts(read_run(fitted)))
         scored = with_scores(run, read_run(folder))
         tested[run.folder.resolve(), scored.student.rules] = scored
     done = {folder for folder, _ in tested}

@@ -15,6 +15,7 @@ import yaml
 from pd_lightning.report.settings import described
 
 NEEDED, METRICS = ("config.yaml", "returns.csv"), "metrics.csv"
+RECORDED = "recorded play"
 
 
 class ReportError(ValueError):
@@ -58,6 +59,17 @@ class Student:
         """Of the rollouts, each as it is shown."""
         pressed = () if self.fire is None else ("FIRE pressed",) if self.fire else ("FIRE not pressed",)
         return (f"protocol {self.protocol}", *pressed)
+
+    def after(self, earlier: Sequence[Student]) -> Student:
+        """The same, if it began with the weights of runs that differ in nothing; else with what those were."""
+        here = {self.loss, self.acts or RECORDED, self.root, *self.settings}
+        others = []
+        for each in earlier:
+            if replace(each, updates=self.updates, protocol=self.protocol, fire=self.fire) != self:
+                there = (each.loss, each.acts or RECORDED, each.root, *each.settings)
+                others.append(", ".join(said for said in there if said not in here) or "other settings")
+        said = tuple(f"goes on from {other}" for other in dict.fromkeys(others))
+        return replace(self, settings=(*self.settings, *said))
 
 
 @dataclass(frozen=True)
@@ -163,8 +175,9 @@ def joined(attempts: Sequence[Run]) -> Run:
             for game, points in found.items()
         }
 
+    student = attempts[-1].student.after([attempt.student for attempt in attempts[:-1]])
     earlier = tuple(attempt.folder for attempt in attempts[:-1])
-    return replace(attempts[-1], curve=kept(curve), teacher=kept(teacher), earlier=earlier)
+    return replace(attempts[-1], student=student, curve=kept(curve), teacher=kept(teacher), earlier=earlier)
 
 
 def read_curve(path: Path) -> dict[str, dict[int, np.ndarray]]:
