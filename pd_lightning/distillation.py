@@ -196,7 +196,7 @@ class PolicyDistillation(pl.LightningModule):
 
     on_test_start = on_validation_start
 
-    def validation_step(self, batch: dict[str, Batch], batch_idx: int, dataloader_idx: int = 0) -> None:
+    def validation_step(self, batch: dict[str, Batch], batch_idx: int) -> None:
         """Agreement with the teacher, divergence from it, and the loss, on held-out states."""
         outputs = self.student({game: part.states for game, part in batch.items()})
         for game, part in batch.items():

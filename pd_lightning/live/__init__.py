@@ -4,7 +4,7 @@ Two knobs: who acts (the teacher, the student as in DAgger, Ross et al., 2011, o
 other; Czarnecki et al., 2019, arXiv 1902.02186, on why it matters), and whether the teacher learns meanwhile (Rusu et
 al., 2016, section 4.4).
 
-The rooms: `memory` <- `play` <- `learner`, `recorder` <- `knobs` <- `stage` <- `cast`, `epochs` <- `datamodule`;
+The rooms: `memory` <- `play` <- `learner`, `recorder` <- `knobs` <- `stage` <- `cast`, `batches` <- `datamodule`;
 each imports only from those to its left.
 """
 
