@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -49,6 +50,8 @@ class PolicyDistillation(pl.LightningModule):
         _class_path: str = "",  # of a checkpoint: see `name_class`; a subclass that takes anything hands it on
     ) -> None:
         super().__init__()
+        if not isinstance(games, Mapping):
+            raise ValueError(f"games is {games!r}: give the number of actions of each, a data module's `actions`")
         if size not in SIZES:
             raise ValueError(f"unknown size {size!r}: choose --model.size from {', '.join(SIZES)}")
         if loss not in LOSSES:
@@ -70,6 +73,8 @@ class PolicyDistillation(pl.LightningModule):
 
     def build(self, games: dict[str, int], size: str) -> nn.Module:
         """The student. A subclass may build another.
+
+        The constructor calls it: what a subclass needs here must be set before `super().__init__()`.
 
         It has `games`; `centre(game, mean, deviation)`, which takes the statistics of what it is going to see, as
         `Student.centre` does; and `forward({game: states})`, which gives {game: outputs}, floats [B, A].

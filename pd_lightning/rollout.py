@@ -69,6 +69,8 @@ def play(
 ) -> Returns:
     """Scores `policy`: plays whole episodes and returns their returns.
 
+    Not from several threads at once: it sets torch's number of threads for the whole process while the policy thinks.
+
     Args:
         policy: who plays.
         game: the game, in the emulator's snake case.

@@ -206,6 +206,14 @@ def test_a_test_plays_episodes_that_no_fit_has_played_and_counts_the_updates_bef
     assert updates_of(tmp_path / "test") == [1]
 
 
+def test_a_trainer_that_tests_what_it_has_fitted_leaves_the_curve_as_it_was(datasets, tmp_path, unplayed):
+    trainer, student, data = fit(datasets, tmp_path, 1, rollouts(episodes=4))
+    curve = (tmp_path / "version_0" / "returns.csv").read_text()
+    trainer.test(student, datamodule=data, verbose=False)
+    assert (tmp_path / "version_0" / "returns.csv").read_text() == curve
+    assert len((tmp_path / "version_0" / "test_returns.csv").read_text().splitlines()) == 1 + 4
+
+
 def test_another_seed_plays_other_episodes(datasets, tmp_path, unplayed):
     for seed in (0, 1):
         fit(datasets, tmp_path / str(seed), 1, rollouts(at_start=False, seed=seed))

@@ -228,7 +228,7 @@ def test_a_missing_folder_is_an_error_that_says_how_to_record_it(copy):
 
 
 @pytest.mark.parametrize(("options", "complaint"), [
-    ({"games": []}, "name at least one"),
+    ({"games": []}, "name at least one"), ({"games": "pong"}, r"games is 'pong': give a list, as \['pong'\]"),
     ({"games": ["pong", "pong"]}, "each once"),
     ({"memory": float("inf")}, "a number of GiB above 0"),
     ({"validation": 0.99}, "leaves none to learn from"),

@@ -71,6 +71,11 @@ def run(datasets):
     return fit(datasets, BOTH)
 
 
+def test_games_without_numbers_of_actions_are_an_error():
+    with pytest.raises(ValueError, match=r"games is \['pong'\]: give the number of actions .* `actions`"):
+        PolicyDistillation(["pong"])  # pyright: ignore[reportArgumentType]
+
+
 @pytest.mark.parametrize(("loss", "rate"), [("kl", 3e-3), ("nll", 3e-3), ("mse", 3e-3)])
 def test_updates_make_each_loss_smaller(loss, rate, datasets):
     losses = fit(datasets, updates=40, loss=loss, learning_rate=rate)[3].losses

@@ -147,6 +147,13 @@ def test_what_cannot_be_exported_is_one_line(monkeypatch, capsys, words, complai
     assert err.count("\n") == 1
 
 
+def test_a_network_of_ones_own_is_refused_before_anything_is_played(tmp_path):
+    mine = Teacher.of(lambda states: torch.zeros(len(states), 6), "pong", "mine")
+    with pytest.raises(ExportError, match=r"player\.pt2: mine is of no network .* export your own by torch\.export"):
+        export(mine, str(tmp_path / "player.pt2"))
+    assert not list(tmp_path.iterdir())
+
+
 def test_without_onnx_the_message_names_the_extra_and_nothing_is_left(players, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(ExportError, match=r"ONNX needs onnxscript: pip install -e '\.\[onnx\]', or .* \.pt2"):

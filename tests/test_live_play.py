@@ -158,6 +158,7 @@ def test_so_many_states_are_fresh_as_were_asked_for(ranks, fresh):
         ({"memory": 10**12}, r"memory is 1,000,000,000,000 states of 1 games: .* GiB are free; choose --data\.memory"),
         ({"parallel": -1}, r"parallel is -1"),
         ({"games": []}, "games is \\[\\]: name at least one"),
+        ({"games": "pong"}, "games is 'pong': give a list, as \\['pong'\\]"),
         ({"games": ["pnog"]}, r"unknown game 'pnog': did you mean pong"),
         ({"protocol": "none"}, "unknown protocol 'none'"),
         ({"learn": True, "steps": 3, "parallel": 3}, r"3 games x 3 steps do not divide into 8 minibatches"),

@@ -229,6 +229,19 @@ def test_a_run_that_never_played_is_left_out(tmp_path, monkeypatch, capsys):
     assert "no run that has played" in capsys.readouterr().err
 
 
+def test_a_run_that_was_made_from_python_is_left_out_by_its_name(tmp_path, monkeypatch, capsys):
+    whole, bare = (write_run(tmp_path / "logs", {"pong": [score]}) for score in (1.0, 3.0))
+    (bare / "config.yaml").unlink()
+    said = f"left out: {bare} has no config.yaml, which only the command line writes\n"
+    assert [run.folder for run in runs_in([tmp_path])] == [whole]
+    assert capsys.readouterr().err == said
+    shutil.rmtree(whole)
+    assert run_main(monkeypatch, tmp_path) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(said)
+    assert "no run that has played" in err
+
+
 def test_a_folder_of_links_to_runs_will_do(tmp_path, monkeypatch, capsys):
     run = write_run(tmp_path / "logs", {"pong": [3.0]})
     (tmp_path / "chosen").mkdir()

@@ -123,9 +123,9 @@ class Rollouts(Callback):
             self.scores = {game: self._score(trainer, module, game, policy, stage) for game, policy in games.items()}
         teachers = self._score_teachers(trainer, module, stage)
         self.teacher_scores.update(teachers)
-        self._log(trainer, teachers)
+        self._log(trainer, teachers, stage)
 
-    def _log(self, trainer: pl.Trainer, teachers: dict[str, Returns]) -> None:
+    def _log(self, trainer: pl.Trainer, teachers: dict[str, Returns], stage: str) -> None:
         """Logs, judges, keeps and says what was just played."""
         updates = trainer.global_step + self.updates_before
         metrics = rollout_metrics(self.scores, teachers_of(trainer.datamodule, self.scores))  # pyright: ignore[reportAttributeAccessIssue]
@@ -141,9 +141,11 @@ class Rollouts(Callback):
                 callback.judge(trainer, "rollout/")
         folder = run_folder(trainer)
         if trainer.is_global_zero and folder:
-            append_returns(folder / "returns.csv", updates, self.scores)
+            # In Python one trainer may test what it has fitted: those episodes are no part of the curve.
+            prefix = "test_" if stage == "test" and (folder / "returns.csv").exists() else ""
+            append_returns(folder / f"{prefix}returns.csv", updates, self.scores)
             if teachers:
-                append_returns(folder / "teacher_returns.csv", updates, teachers)
+                append_returns(folder / f"{prefix}teacher_returns.csv", updates, teachers)
         for player, scores in (("", self.scores), (", the teacher", teachers)):
             for game, returns in scores.items():
                 rank_zero_info(f"update {updates:,}: {game}{player} {returns}")

@@ -11,8 +11,10 @@ from torch import Tensor
 from pd_lightning.episodes import Policy
 from pd_lightning.export.formats import ExportError, check_suffix, open_exported, write
 from pd_lightning.files import whole
+from pd_lightning.networks import QNetwork
 from pd_lightning.rollout import Returns, play
 from pd_lightning.teacher import Teacher
+from pd_lightning.teacher.borrowed import BorrowedNetwork
 
 TOLERANCE = 1e-4
 """By so much of the largest output may a file's outputs differ: float32 that is summed in another order."""
@@ -49,7 +51,7 @@ class Comparison:
         return outputs
 
 
-def export(player: Teacher, path: Path, episodes: int = 2, protocol: str = "paper") -> tuple[Comparison, Returns]:
+def export(player: Teacher, path: str | Path, episodes: int = 2, protocol: str = "paper") -> tuple[Comparison, Returns]:
     """Writes a player as a file for other programs, if the file says the same in every state of some episodes.
 
     Args:
@@ -62,9 +64,15 @@ def export(player: Teacher, path: Path, episodes: int = 2, protocol: str = "pape
         What was compared, and the episodes.
 
     Raises:
-        ExportError: another suffix, something is not installed, or the file says something else.
+        ExportError: another suffix, a network of one's own, something is not installed, or the file says something
+            else.
     """
+    path = Path(path)
     check_suffix(path)
+    if not isinstance(player.network, QNetwork | BorrowedNetwork):
+        raise ExportError(
+            f"{path}: {player.name} is of no network that is known layer by layer; export your own by torch.export"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole(path) as part:
         write(player, part)

@@ -24,7 +24,7 @@ from pd_lightning.pqn.learning import refuse_float16
 from pd_lightning.pqn.threads import context_beside
 from pd_lightning.resuming import refuse_changes
 from pd_lightning.rollout import Returns
-from pd_lightning.streaming.mixing import check_devices
+from pd_lightning.streaming.mixing import check_devices, check_distinct
 from pd_lightning.tryout import outputs_in_play
 
 SAMPLE = 4096
@@ -89,6 +89,7 @@ class LiveTeacher(pl.LightningDataModule):
         lessons: Lessons = Lessons(),  # noqa: B008 (frozen)
     ) -> None:
         super().__init__()
+        check_distinct(games)
         self.knobs = Knobs(
             games=tuple(games), learn=learn, beta=beta, beta_end=beta if beta_end is None else beta_end,
             beta_steps=beta_steps, batch_size=batch_size, fresh=fresh, memory=memory, prefill=prefill,

@@ -41,8 +41,6 @@ class Knobs:
 
     def check(self) -> None:
         """Raises a ValueError that names the first knob that makes no sense."""
-        if not self.games or len(set(self.games)) != len(self.games):
-            raise ValueError(f"games is {list(self.games)}: name at least one, and each once")
         for game in self.games:
             check_game(game)
         named_protocol(self.protocol)

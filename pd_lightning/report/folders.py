@@ -56,8 +56,14 @@ def expanded(named: Path) -> list[Path]:
     if named.is_dir():
         linked = [path for path in named.iterdir() if path.is_symlink() and path.is_dir()]  # searched as if named
         files = [path for folder in (named, *linked) for path in folder.rglob("returns.csv")]
-        below = {path.parent for path in files if (path.parent / "config.yaml").is_file()}
-        return sorted(below, key=in_order) or [named]
+        below = sorted({path.parent for path in files} - {named}, key=in_order)
+        if not below:
+            return [named]
+        runs = [folder for folder in below if (folder / "config.yaml").is_file()]
+        for folder in below:
+            if folder not in runs:
+                leave_out(folder, "has no config.yaml, which only the command line writes")
+        return runs
     matching = sorted((Path(each) for each in glob.glob(str(named), recursive=True)), key=in_order)
     return [path for each in matching if each.is_dir() for path in expanded(each)] or [named]
 

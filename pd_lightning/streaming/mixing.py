@@ -16,10 +16,17 @@ from pd_lightning.streaming.stream import Batch, Stream, new_workers
 MIXINGS = ("balanced", "one_game")
 
 
+def check_distinct(games: Sequence[str]) -> None:
+    """Raises a ValueError unless these are names of games, each once."""
+    if isinstance(games, str):
+        raise ValueError(f"games is {games!r}: give a list, as {games.split(',')}")
+    if not games or len(set(games)) != len(games):
+        raise ValueError(f"games is {list(games)}: name at least one, and each once")
+
+
 def check_data(games: Sequence[str], batch_size: int, seed: int, memory: float | None) -> None:
     """Raises a ValueError that names the first of these that makes no sense: see `TeacherDatasets`."""
-    if not games or len(set(games)) != len(games):
-        raise ValueError(f"games is {games}: name at least one, and each once")
+    check_distinct(games)
     if seed < 0:
         raise ValueError(f"seed is {seed}: choose --data.seed of 0 or more")
     if batch_size < 1:
