@@ -21,7 +21,7 @@ from pd_lightning.recording.shards import header_of
 from pd_lightning.teacher import load_teacher, save_teacher
 
 GAMES = {"pong": 6, "breakout": 4}
-LONG = ("test_train", "test_trainer_options", "test_cluster", "test_reproduce", "test_live")
+LONG = ("test_train", "test_trainer_options", "test_cluster", "test_reproduce", "test_live", "test_live_commands")
 """Files with tests of a minute: they come first, so that no worker is left alone with them at the end."""
 
 
