@@ -94,7 +94,7 @@ def test_the_readmes_loss_trains_and_the_report_tells_it_apart(monkeypatch, tmp_
     folders = sorted((tmp_path / "lightning_logs").iterdir())
     checkpoint = folders[-1] / "checkpoints/last.ckpt"
     assert load_teacher(checkpoint).outputs == "q"
-    assert "model_class Huber" in described(yaml.safe_load((folders[-1] / "config.yaml").read_text()))["settings"]
+    assert described(yaml.safe_load((folders[-1] / "config.yaml").read_text()))["loss"] == "Huber (kl, perplexity 2)"
 
 
 def test_the_readmes_own_teacher_is_recorded(monkeypatch, tmp_path) -> None:

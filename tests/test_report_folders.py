@@ -161,6 +161,15 @@ def test_a_run_that_began_with_the_weights_of_another_kind_is_not_taken_for_one_
     assert began == [[], [said], []]
 
 
+def test_a_test_is_of_the_run_whose_checkpoint_it_scored_also_where_another_goes_on_from_that(tmp_path):
+    first = write_run(tmp_path, {"pong": [2.0]}, updates=(0, 50), more={"trainer": {"max_steps": 50}})
+    longer = goes_on(tmp_path, first, {"pong": [3.0]}, updates=(100,), more={"trainer": {"max_steps": 100}})
+    for run, score, at in ((first, 7.0, 50), (longer, 9.0, 100)):
+        goes_on(tmp_path, run, {"pong": [score]}, updates=(at,), more={"verbose": True})
+    found = {run.folder: (run.student.updates, run.returns["pong"].tolist()) for run in runs_in([tmp_path], tests=True)}
+    assert found == {first: (50, [7.0]), longer: (100, [9.0])}
+
+
 def test_a_folder_that_was_left_before_its_settings_were_written_is_left_out(tmp_path, monkeypatch, capsys):
     (tmp_path / "empty").mkdir()
     assert run_main(monkeypatch, write_run(tmp_path, {"pong": [1.0]}), tmp_path / "empty") == 0

@@ -150,7 +150,8 @@ def scored_by_tests(runs: Sequence[Run], tests: Sequence[Path]) -> list[Run]:
         ReportError: a folder holds what it should not.
     """
     tested: dict[tuple, Run] = {}
-    known = {folder.resolve(): run for run in runs for folder in (*run.earlier, run.folder)}
+    known = {folder.resolve(): run for run in runs for folder in run.earlier}
+    known |= {run.folder.resolve(): run for run in runs}  # which may be what another goes on from, too
     for folder in tests:
         fitted, _ = predecessor(folder)
         if fitted is None:

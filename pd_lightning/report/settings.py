@@ -24,15 +24,17 @@ def described(config: dict[str, Any]) -> dict[str, Any]:
     size = str(settings.pop("size", kind))
     loss = str(settings.pop("loss", kind))
     temperature, perplexity = settings.pop("temperature", None), settings.pop("perplexity", None)
-    for part in ("model", "data"):  # another class may do anything with the same options
-        if (found := class_of(config.get(part, {}))) not in ("", loss, *CLASSES):
-            settings[f"{part}_class"] = found
+    data_class = class_of(config.get("data", {}))  # another class may do anything with the same options
+    if data_class not in ("", *CLASSES):
+        settings["data_class"] = data_class
     if config.get("optimizer"):  # these are for the usual one
         settings = {name: value for name, value in settings.items() if name not in ("learning_rate", "warmup")}
     if loss == "kl" and temperature is not None:
         loss += f", τ = {temperature}" if temperature != "auto" else ""
         if "auto" in (temperature.values() if isinstance(temperature, dict) else [temperature]):
             loss += f", perplexity {perplexity:g}"
+    if kind not in (loss, *CLASSES):
+        loss = f"{kind} ({loss})"
     settings.pop("games", None)
     data = config.get("data", {}).get("init_args", {})
     acts = acting(data) if "beta" in data else ""
