@@ -141,10 +141,10 @@ def refuse_contradictions(path: Path, saved: Mapping[str, Any], model: Any, give
         raise CheckpointError(f"{path}: does not name its class; name one that `python train.py fit` has written")
     for key, said, was in _pairs(saved, model, given):
         if said != was:
+            mend = "leave the option out" if key else "give --config, the preset of its run or its folder's config.yaml"
             raise CheckpointError(
-                f"--model{key} is {said}, but {path} was trained with {was}; "
-                f"{'leave the option out' if key else 'give the preset of its run as --config'}, "
-                "name another checkpoint, or start anew without --ckpt_path"
+                f"--model{key} is {said}, but {path} was trained with {was}; {mend}, name another checkpoint, or start "
+                "anew without --ckpt_path"
             )
 
 

@@ -32,7 +32,7 @@ from pd_lightning.folder import RunConfig, checkpoint_folders, claim_folder, for
 from pd_lightning.machine import fastest_precision, keep_freed_memory
 from pd_lightning.messages import fail, our_own, quieten
 from pd_lightning.networks import parameter_count
-from pd_lightning.parser import Parser
+from pd_lightning.parser import SUBCOMMANDS, Parser
 from pd_lightning.refusals import refuse_old_scores, refuse_strategy, refuse_unused
 from pd_lightning.summary import games_of, network_of, size_of
 
@@ -41,7 +41,6 @@ STOPPED_BY_SIGTERM = 128 + signal.SIGTERM
 """Exit status, as shells have it: whoever waits for a run must not take it for one that has ended."""
 NOT_OURS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)
 """Errors of the system that are no fault of a program."""
-SUBCOMMANDS = ("fit", "validate", "test")
 
 
 class DistillationCLI(LightningCLI):
@@ -83,8 +82,6 @@ class DistillationCLI(LightningCLI):
                 fail(f"{path}: holds weights alone, so learning cannot go on: score it by `test`, or name another")
             if config.model.init_args.get("weights"):
                 config.model.init_args.weights = None  # those of the checkpoint count
-        elif re.search(r"--ckpt_path[= ](?!null\b)", " ".join(words)):
-            fail("--ckpt_path is taken back by a --config after it: give --ckpt_path last")
 
         refuse_unused(config, words)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import difflib
 import inspect
+import itertools
 import re
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from pytorch_lightning.cli import LightningArgumentParser
 
@@ -20,12 +21,40 @@ from pd_lightning.pqn import PQN, ParallelPlay
 PRESET_OF = {PolicyDistillation: "default", TeacherDatasets: "default", LiveTeacher: "on_policy",
              ParallelPlay: "teacher", PQN: "teacher"}  # fmt: skip
 """A preset in which a class is used."""
+SUBCOMMANDS = ("fit", "validate", "test")
+OURS = {
+    "ckpt_path": "What to go on from, or to score: a .ckpt, a run's folder (its last.ckpt), or `last` or `best`, the "
+    "newest last.ckpt or best.ckpt of the runs here.",
+    "checkpoint.dirpath": "Where checkpoints are kept; by default `checkpoints` in the run's folder.",
+}
+"""What is said of options of which Lightning's own words are not true here."""
 CLASS = re.compile(r"key \"(?P<group>model|data)\".*class_path '(?P<module>[\w.]+)\.(?P<name>\w+)'")
 """Whose options an error is about, where it is a class's."""
 
 
+def files_first(words: list[str]) -> list[str]:
+    """A command's words, its `--config` files before all other options, in their order.
+
+    >>> files_first(["fit", "--film.seed=7", "--config", "a.yaml", "--data.root", "mine", "--config=b.yaml"])
+    ['fit', '--config', 'a.yaml', '--config=b.yaml', '--film.seed=7', '--data.root', 'mine']
+    """
+    command = next((place for place, word in enumerate(words) if word in SUBCOMMANDS), len(words))
+    files, others, rest = [], [], iter(words[command + 1 :])
+    for word in rest:
+        if word in ("--config", "-c"):
+            files += [word, *itertools.islice(rest, 1)]
+        else:
+            (files if word.startswith("--config=") else others).append(word)
+    return [*words[: command + 1], *files, *others]
+
+
 class Parser(LightningArgumentParser):
     """Says in one line what is wrong, and explains the options of the default model and data too."""
+
+    def parse_args(self, args: Any = None, *more: Any, **options: Any) -> Any:
+        """Lightning's, but what is typed counts over files wherever it stands: else a file undoes what is before it."""
+        words = sys.argv[1:] if args is None else args
+        return super().parse_args(files_first(words) if isinstance(words, list) else words, *more, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """One line, without the enumeration of types that were tried."""
@@ -69,6 +98,8 @@ class Parser(LightningArgumentParser):
         """Lightning's, and what `--model.help PolicyDistillation` and `--data.help TeacherDatasets` say."""
         if "model" not in (self.groups or {}):
             return super().format_help(formatter)
+        for action in self._actions:
+            action.help = OURS.get(action.dest, action.help)
         more = LightningArgumentParser(usage=argparse.SUPPRESS, description="", add_help=False)
         more.add_class_arguments(PolicyDistillation, "model", skip={"games"})
         more.add_class_arguments(TeacherDatasets, "data")

@@ -20,7 +20,7 @@ from pytorch_lightning.loggers.logger import DummyLogger
 from pd_lightning.atari import PROTOCOLS, Protocol
 from pd_lightning.blocks import Shard
 from pd_lightning.blocks.contract import digest, stored_attributes
-from pd_lightning.cli import main
+from pd_lightning.cli import PRESETS, main
 from pd_lightning.folder import checkpoint_folders, claim_folder, own_loggers
 from pd_lightning.machine import fastest_precision
 from pd_lightning.messages import our_own
@@ -42,6 +42,7 @@ class Critical(PolicyDistillation):
         return self.criterion(outputs, part.teacher_q)
 """
 LONGER = ["--trainer.max_steps=4"]
+ONLINE = str(PRESETS / "online.yaml")
 ARCHITECTURE = "name a checkpoint of this architecture"
 
 
@@ -111,6 +112,8 @@ def weights(file):
 class TestExplains:
     def test_the_help_of_fit_explains_the_options_of_every_part(self, capsys):
         text = " ".join(shown(capsys, "fit", "--help").split())
+        assert "a .ckpt, a run's folder (its last.ckpt), or `last` or `best`" in text
+        assert "by default `checkpoints` in the run's folder" in text
         for option, words in {
             "--model.temperature": "divides the teacher's Q-values in kl",
             "--model.size": "the student's size: dqn (the teacher's own)",
@@ -393,10 +396,18 @@ class TestCheckpoints:
         main(["validate", form, f"--data.root={datasets}", f"--ckpt_path={last}", *QUIET])
         assert "val/pong/agreement" in capsys.readouterr().out
 
-    def test_a_configuration_that_takes_the_checkpoint_back_is_refused(self, datasets, trained, last, refused):
+    def test_a_configuration_does_not_take_the_checkpoint_back(self, datasets, trained, last, tmp_path, capsys):
         shutil.copy(trained / "config.yaml", "run.yaml")  # says ckpt_path: null
-        words = ["fit", f"--data.root={datasets}", f"--ckpt_path={last}", "--config=run.yaml"]
-        refused(*words, reasons=["--ckpt_path is taken back by a --config after it"])
+        main(["validate", f"--data.root={datasets}", f"--ckpt_path={last}", "--config=run.yaml", *QUIET])
+        assert "val/pong/agreement" in capsys.readouterr().out
+
+    @pytest.mark.parametrize("form", [["--config", ONLINE], ["-c", ONLINE], [f"--config={ONLINE}"]])
+    def test_what_is_typed_counts_over_a_file_that_comes_after_it(self, form, capsys):
+        with pytest.raises(SystemExit):
+            main(["fit", "--trainer.max_steps=7", "--data.fresh", "0.25", *form, "--print_config"])
+        config = yaml.safe_load(capsys.readouterr().out)
+        assert (config["trainer"]["max_steps"], config["data"]["init_args"]["fresh"]) == (7, 0.25)
+        assert (config["data"]["init_args"]["learn"], config["rollouts"]["every_n_updates"]) == (True, 1000)
 
     def test_a_configuration_of_the_whole_program_counts_too(self, datasets, last, refused):
         student = {"class_path": "pd_lightning.distillation.PolicyDistillation", "init_args": {"size": "net1"}}
