@@ -127,7 +127,13 @@ class Group:
         """Chooses actions and hands them to the emulators, which go on by themselves."""
         self._seen = self._states[self.playing]
         with one_thread(), torch.inference_mode():
-            self._outputs = policy(torch.from_numpy(self._seen)).float().cpu().numpy()
+            outputs = policy(torch.from_numpy(self._seen))
+        if not isinstance(outputs, Tensor):
+            raise ValueError(
+                f"{self._game}: the player's outputs are a {type(outputs).__name__}, allowed is a tensor; a module "
+                f"plays by module.policies()[{self._game!r}]"
+            )
+        self._outputs = outputs.float().cpu().numpy()
         allowed = len(self.playing), self._count
         if self._outputs.shape != allowed or not np.isfinite(self._outputs).all():
             kind = "not all finite" if self._outputs.shape == allowed else f"of shape {list(self._outputs.shape)}"

@@ -38,6 +38,7 @@ def quieten() -> None:
         ".*loading a checkpoint outside the 'fit' stage.*",  # averaged weights are what was saved
         ".*The dirpath has changed from.*",  # a resumed run writes to a folder of its own
         ".*all_gather is deprecated.*",  # Lightning's
+        ".*Total length of `HeldOut` across ranks is zero.*",  # as was asked for
         ".*is smaller than the logging interval.*",  # of a short recording: updates are counted over all epochs
     ):
         warnings.filterwarnings("ignore", message)

@@ -11,6 +11,7 @@ from scipy import stats
 from torch.nn.functional import one_hot
 
 from pd_lightning.atari import PROTOCOLS, Lives, Protocol
+from pd_lightning.distillation import PolicyDistillation
 from pd_lightning.episodes import episode_seeds, moments
 from pd_lightning.rollout import Returns, play
 
@@ -193,6 +194,12 @@ def test_a_policy_sees_bytes_and_only_of_games_that_are_still_played():
 def test_a_player_that_does_not_say_a_number_for_each_action_is_refused(outputs, complaint):
     with pytest.raises(ValueError, match=rf"pong: the player's outputs are {complaint}.*6 actions"):
         play(lambda states: outputs(len(states)), "pong", 2, parallel=2)
+
+
+def test_a_module_that_says_something_of_every_game_is_refused_with_what_plays():
+    module = PolicyDistillation({"pong": 6}, "net3")
+    with pytest.raises(ValueError, match=r"pong: the player's outputs are a dict, .* module\.policies\(\)\['pong'\]"):
+        play(module, "pong", 1)
 
 
 def test_a_bar_hears_of_each_return_once(returns):

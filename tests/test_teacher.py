@@ -329,8 +329,13 @@ def test_a_network_that_only_its_own_class_can_build_is_not_taken_for_ours(tmp_p
     with pytest.raises(TeacherError, match=r"its network is pd_lightning\.networks\.QNetwork, .*Teacher\.of"):
         load_teacher(path)
     own = Normalised.load_from_checkpoint(path, weights_only=True)
-    teacher = Teacher.of(lambda seen: own.student(seen)["pong"], "pong", "normalised", outputs="logits")
-    torch.testing.assert_close(teacher(states), module.student(states)["pong"])
+    own.fire = {"pong": True}
+    teacher = Teacher.of(own, "pong", "normalised")
+    assert (teacher.outputs, teacher.fire) == ("logits", True)
+    for each in (teacher, Teacher.of(own.student, "pong", "its network", outputs="logits")):
+        torch.testing.assert_close(each(states), module.student(states)["pong"])
+    with pytest.raises(TeacherError, match="normalised: plays pong, not breakout"):
+        Teacher.of(own, "breakout", "normalised")
 
 
 @pytest.mark.parametrize("network", [["a"] * 9, 7, "x" * 999])

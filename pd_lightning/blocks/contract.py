@@ -50,7 +50,9 @@ def fault(
     place: object, field: str, value: object, allowed: object, step: str = "", kind: type[ShardError] = ShardError
 ) -> ShardError:
     """The error that a field is not as it should be. `step`: what to do next, if not to restore or to record again."""
-    step = step or f"restore a good copy, or delete it and run {record_command(Path(str(place)).absolute().parent)}"
+    if not step:
+        command = record_command(Path(str(place)).absolute().parent)
+        step = f"restore a good copy, or delete it and run {command}, with the options that it was recorded with"
     return kind(" ".join(f"{place}: {field} is {str(value)[:300]}, allowed is {allowed}; {step}".split()))
 
 

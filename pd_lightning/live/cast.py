@@ -16,7 +16,7 @@ from pd_lightning.live.recorder import Recorder
 from pd_lightning.live.stage import Place
 from pd_lightning.pqn.games import random_play
 from pd_lightning.recording import header_of
-from pd_lightning.teacher import Teacher, load_teacher
+from pd_lightning.teacher import Teacher, TeacherError, load_teacher
 
 
 def load_teachers(games: Sequence[str], root: str, files: Mapping[str, str]) -> dict[str, Teacher]:
@@ -33,7 +33,15 @@ def load_teachers(games: Sequence[str], root: str, files: Mapping[str, str]) -> 
     for game in files:
         if game not in games:
             raise ValueError(f"teachers has {game}, which is not among the games, {', '.join(games)}")
-    return {game: load_teacher(files.get(game) or Path(root) / game / "teacher.safetensors", game) for game in games}
+    paths = {game: files.get(game) or Path(root) / game / "teacher.safetensors" for game in games}
+    for game, path in paths.items():
+        if game not in files and not Path(path).exists():
+            raise TeacherError(
+                f"{path}: there is no such file (a recording has none): name the teacher, as in --data.teachers "
+                f"'{{{game}: datasets/{game}/teacher.safetensors}}', or train one with `python train.py fit --config "
+                f"pd_lightning/presets/teacher.yaml --data.game {game}`"
+            )
+    return {game: load_teacher(path, game) for game, path in paths.items()}
 
 
 def new_learners(knobs: Knobs, place: Place, fire: Mapping[str, bool], trainer: pl.Trainer) -> dict[str, Learner]:

@@ -63,23 +63,30 @@ class Teacher(nn.Module):
         game: str,
         name: str,
         *,
-        outputs: str = "q",
-        fire: bool = False,
+        outputs: str | None = None,
+        fire: bool | None = None,
     ) -> Teacher:
         """A teacher that is anything which can be called: a module, or a function that changes states as it needs them.
 
         Args:
             policy: states uint8 [B, 4, 84, 84] to outputs [B, A], one for each action of the game's minimal set, in the
                 order of `pd_lightning.atari.action_meanings(game)`; a module is frozen, and moved
-                to a device with the teacher.
+                to a device with the teacher. Or a student, of any network: a `PolicyDistillation`, or what its
+                `build` has built.
             game: the game, in the emulator's snake case.
             name: what recordings call it. Name it anew when it changes: only of a module are the weights known.
-            outputs: what it says of an action: "q", or "logits" of its policy.
-            fire: whether FIRE was pressed for it while it learned, at a start and after each lost life.
+            outputs: what it says of an action: "q", or "logits" of its policy (default: as a `PolicyDistillation`
+                says, else "q").
+            fire: whether FIRE was pressed for it while it learned, at a start and after each lost life (default: as a
+                `PolicyDistillation` says, else not).
 
         Raises:
-            ValueError: there is no such game, or no such kind of outputs.
+            ValueError: there is no such game, or no such kind of outputs; or it plays other games.
         """
+        pressed = getattr(policy, "fire", None)
+        if fire is None:
+            fire = bool(pressed.get(game)) if isinstance(pressed, dict) else False
+        outputs = outputs or getattr(policy, "outputs", "q")
         if outputs not in ("q", "logits"):
             raise TeacherError(f"{name}: outputs is {outputs!r}, allowed are 'q' and 'logits'")
         return cls(AnyNetwork(policy, check_game(game), name), name, outputs=outputs, fire=fire)
@@ -100,7 +107,10 @@ class AnyNetwork(nn.Module):
     def __init__(self, policy: Callable[[Tensor], Tensor], game: str, name: str) -> None:
         super().__init__()
         self.games = {game: len(action_meanings(game))}
-        self.policy = policy  # a module becomes part of this one
+        self.policy: Any = getattr(policy, "student", policy)  # a module becomes part of this one
+        known = getattr(self.policy, "games", self.games)
+        if game not in known:
+            raise TeacherError(f"{name}: plays {', '.join(known)}, not {game}")
         # What has no weights is known by its name.
         self.register_buffer("named", torch.tensor(list(name.encode()), dtype=torch.uint8))
 
@@ -110,6 +120,8 @@ class AnyNetwork(nn.Module):
 
     def forward(self, states: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Outputs of the game."""
+        if hasattr(self.policy, "games"):  # a student's, whose outputs are each game's
+            return self.policy(states)
         return {game: self.policy(batch) for game, batch in states.items()}
 
 

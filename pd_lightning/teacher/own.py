@@ -138,7 +138,7 @@ def from_checkpoint(checkpoint: Mapping[Any, Any], file: Path, game: str | None 
         named = built[:80] if isinstance(built, str) else "of another kind"
         raise TeacherError(
             f"{file}: its network is {named}, which only its own code can build: load it there, by "
-            "load_from_checkpoint, and wrap it as pd_lightning.teacher.Teacher.of(...)"
+            "load_from_checkpoint, and wrap it as pd_lightning.teacher.Teacher.of(module, game, name)"
         )
     if len(games) > 1 and game not in games:
         raise TeacherError(
