@@ -83,10 +83,10 @@ class Teacher(nn.Module):
         Raises:
             ValueError: there is no such game, or no such kind of outputs; or it plays other games.
         """
-        pressed = getattr(policy, "fire", None)
-        if fire is None:
-            fire = bool(pressed.get(game)) if isinstance(pressed, dict) else False
-        outputs = outputs or getattr(policy, "outputs", "q")
+        if hasattr(policy, "student"):
+            outputs, rules = outputs or policy.outputs, policy.fire  # pyright: ignore[reportFunctionMemberAccess]
+            fire = rules.get(game, False) if fire is None else fire
+        outputs, fire = outputs or "q", bool(fire)
         if outputs not in ("q", "logits"):
             raise TeacherError(f"{name}: outputs is {outputs!r}, allowed are 'q' and 'logits'")
         return cls(AnyNetwork(policy, check_game(game), name), name, outputs=outputs, fire=fire)
@@ -108,9 +108,10 @@ class AnyNetwork(nn.Module):
         super().__init__()
         self.games = {game: len(action_meanings(game))}
         self.policy: Any = getattr(policy, "student", policy)  # a module becomes part of this one
-        known = getattr(self.policy, "games", self.games)
-        if game not in known:
-            raise TeacherError(f"{name}: plays {', '.join(known)}, not {game}")
+        games = getattr(self.policy, "games", None)
+        self.several = isinstance(games, Mapping)  # as a student's network, whose outputs are each game's
+        if isinstance(games, Mapping) and game not in games:
+            raise TeacherError(f"{name}: plays {', '.join(games)}, not {game}")
         # What has no weights is known by its name.
         self.register_buffer("named", torch.tensor(list(name.encode()), dtype=torch.uint8))
 
@@ -120,7 +121,7 @@ class AnyNetwork(nn.Module):
 
     def forward(self, states: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Outputs of the game."""
-        if hasattr(self.policy, "games"):  # a student's, whose outputs are each game's
+        if self.several:
             return self.policy(states)
         return {game: self.policy(batch) for game, batch in states.items()}
 
