@@ -96,7 +96,7 @@ class Parser(LightningArgumentParser):
 
     def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
         """Lightning's, and what `--model.help PolicyDistillation` and `--data.help TeacherDatasets` say."""
-        if "model" not in (self.groups or {}):
+        if not {"model", "rollouts"} <= (self.groups or {}).keys():
             return super().format_help(formatter)
         for action in self._actions:
             action.help = OURS.get(action.dest, action.help)

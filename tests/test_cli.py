@@ -131,7 +131,9 @@ class TestExplains:
         assert "--model.games" not in text  # follows from the data
 
     def test_classes_are_known_by_their_short_names(self, capsys):
-        assert "of Adam after the warm-up" in shown(capsys, "fit", "--model.help", "PQN")
+        text = shown(capsys, "fit", "--model.help", "PQN")
+        assert "of Adam after the warm-up" in text
+        assert "--model.temperature" not in text  # a student's
         assert "decisions in each game between two rounds" in shown(capsys, "fit", "--data.help", "ParallelPlay")
 
     def test_the_whole_configuration_can_be_printed_and_given_back(self, capsys, tmp_path):
