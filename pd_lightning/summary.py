@@ -43,22 +43,22 @@ def results_table(
     table.add_column("game")
     for name in ("teacher", f"{player} ± 95%", "episodes", "of teacher", "parameters (of dqn)", "agreement", "seconds"):
         table.add_column(name, justify="right")
+    percents = []
     for game in games:
         returns, teacher = scores.get(game), teachers.get(game, math.nan)
+        percents.append(percent_of_teacher(returns.mean, teacher) if returns else math.nan)
         low, high = returns.interval if returns else (math.nan, math.nan)
         table.add_row(
             game,
             _number(teacher, ".1f"),
             f"{returns.mean:.1f} ± {_number((high - low) / 2, '.1f')}" if returns else "-",
             str(len(returns.values)) if returns else "-",
-            _number(percent_of_teacher(returns.mean, teacher), ".1f", "%") if returns and returns.mean >= 0 else "-",
+            _number(percents[-1], ".1f", "%") if returns and returns.mean >= 0 else "-",
             f"{parameters:,} ({share:.1f}%)",
             _number(float(metrics.get(f"val/{game}/agreement", math.nan)), ".3f"),
             f"{seconds:.0f}",
         )
-    # Of all games, or it would be another number. What was logged of it is gone once a run has been validated.
-    percents = [percent_of_teacher(scores[game].mean, teachers.get(game, math.nan)) for game in games if game in scores]
-    mean = float(geometric_mean(percents)) if len(percents) == len(games) else math.nan
+    mean = float(geometric_mean(percents))  # of all games or none; what was logged is gone after a validation
     if len(games) > 1 and not math.isnan(mean):
         table.add_section()
         table.add_row("geometric mean", "", "", "", f"{mean:.1f}%")

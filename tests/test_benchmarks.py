@@ -143,12 +143,12 @@ def test_impossible_options_are_refused(options, capsys, tmp_path):
 
 def test_live_play_is_compared_with_the_recording_turn_by_turn(monkeypatch, tmp_path):
     monkeypatch.setattr(live, "WARM_UP", 1)
-    monkeypatch.setitem(live.WAYS, "teacher acts", {"beta": 1.0, "parallel": 2, "prefill": 16})  # to play little
-    ways = ["recording", "teacher acts"]
+    monkeypatch.setitem(live.WAYS, "teacher learns", {"learn": True, "parallel": 4, "steps": 4, "prefill": 16})
+    ways = ["recording", "teacher learns"]
     monkeypatch.chdir(Path(live.__file__).parent.parent)  # to the recording that ships
     live.live(size="net3", updates=1, batch_size=16, repetitions=2, ways=ways, output=str(tmp_path / "live.json"))
     found = json.loads((tmp_path / "live.json").read_text())
-    assert {way: len(turns) for way, turns in found.items()} == {"recording": 2, "teacher acts": 2}
+    assert {way: len(turns) for way, turns in found.items()} == {"recording": 2, "teacher learns": 2}
     assert all(turn["states_per_second"] > 0 for turns in found.values() for turn in turns)
 
 

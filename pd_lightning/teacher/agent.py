@@ -86,6 +86,7 @@ class Teacher(nn.Module):
         if hasattr(policy, "student"):
             outputs, rules = outputs or policy.outputs, policy.fire  # pyright: ignore[reportFunctionMemberAccess]
             fire = rules.get(game, False) if fire is None else fire
+            policy = policy.student  # pyright: ignore[reportFunctionMemberAccess]
         outputs, fire = outputs or "q", bool(fire)
         if outputs not in ("q", "logits"):
             raise TeacherError(f"{name}: outputs is {outputs!r}, allowed are 'q' and 'logits'")
@@ -107,8 +108,8 @@ class AnyNetwork(nn.Module):
     def __init__(self, policy: Callable[[Tensor], Tensor], game: str, name: str) -> None:
         super().__init__()
         self.games = {game: len(action_meanings(game))}
-        self.policy: Any = getattr(policy, "student", policy)  # a module becomes part of this one
-        games = getattr(self.policy, "games", None)
+        self.policy: Any = policy  # a module becomes part of this one
+        games = getattr(policy, "games", None)
         self.several = isinstance(games, Mapping)  # as a student's network, whose outputs are each game's
         if isinstance(games, Mapping) and game not in games:
             raise TeacherError(f"{name}: plays {', '.join(games)}, not {game}")
