@@ -16,6 +16,8 @@ from torch import nn
 
 ALGORITHMS = {"DQN": DQN, "QR-DQN": QRDQN, "PPO": PPO, "A2C": A2C}
 OPTIONS = {"DQN": {"buffer_size": 1}, "QR-DQN": {"buffer_size": 1}, "PPO": {"n_steps": 8, "batch_size": 8}, "A2C": {}}
+SMALL_TEXT = {"features_extractor_kwargs": '{"features_dim": 16}'}
+ENVIRONMENT = "PongNoFrameskip-v4"
 
 
 class Pixels(gym.Env):
@@ -45,6 +47,12 @@ def model(algorithm, actions=6, **policy):
     )
     opinionated(made.policy)
     return made
+
+
+def small_dqn(path):
+    """Saves a DQN of Stable-Baselines3 that is as small as it may be."""
+    model("DQN", **SMALL_TEXT).save(path)
+    return path
 
 
 def says(made, states):
@@ -103,7 +111,7 @@ class CleanRL(nn.Module):
         chances = torch.softmax(out.view(len(states), self.actions, self.n_atoms), dim=2)
         return (chances * self.get_buffer("atoms")).sum(2)
 
-    def save(self, path, env="PongNoFrameskip-v4"):
+    def save(self, path, env=ENVIRONMENT):
         """As the script does with --save-model."""
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         content = {"model_weights": self.state_dict(), "args": {"env_id": env, "seed": 1, "cuda": True, "v_max": 10.0}}

@@ -1,5 +1,5 @@
 """What several test files share: teachers and datasets, which are real play of networks that know nothing; a shard made
-by hand; a server of datasets.
+by hand; a server of datasets; commands that are refused.
 """
 
 import shutil
@@ -13,8 +13,9 @@ import serving
 import torch
 
 from pd_lightning import servers
-from pd_lightning.atari import PROTOCOLS
+from pd_lightning.atari import PROTOCOLS, Protocol
 from pd_lightning.blocks import Header
+from pd_lightning.cli import main
 from pd_lightning.networks import QNetwork
 from pd_lightning.recording import record_shard
 from pd_lightning.recording.shards import header_of
@@ -54,6 +55,14 @@ def quiet_trainer(**options) -> pl.Trainer:
         "enable_checkpointing": False,
     }
     return pl.Trainer(**{"accelerator": "cpu", "devices": 1, "max_epochs": 1, **quiet, **options})
+
+
+def checkpoint_of(module, path):
+    """What Lightning saves of a module that is about to be trained."""
+    trainer = quiet_trainer()
+    trainer.strategy.connect(module)
+    trainer.save_checkpoint(path)
+    return path
 
 
 def tiny_network(game: str, seed: int = 0) -> QNetwork:
@@ -127,3 +136,32 @@ def at_once(monkeypatch, tmp_path):
     monkeypatch.setattr(servers, "WAIT", 0.001)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setenv("PD_LIGHTNING_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def shell(monkeypatch):
+    """As if in a shell, with a protocol `blink` that ends an episode after ten steps."""
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    monkeypatch.setitem(PROTOCOLS, "blink", Protocol("blink", frame_limit=40))
+
+
+@pytest.fixture
+def refused(capsys, tmp_path):
+    """Runs a command that must end with one line, which holds all of `reasons`, and leave nothing behind."""
+
+    def run(*words, reasons):
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises(SystemExit) as stopped:
+            main([str(word) for word in words])
+        assert stopped.value.code == 2
+        out, err = capsys.readouterr()
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1
+        assert "Traceback" not in out + err
+        for reason in reasons:
+            assert str(reason) in err
+        assert len(err) < 600
+        assert sorted(tmp_path.rglob("*")) == before
+        return err
+
+    return run

@@ -1,89 +1,23 @@
-"""Which weights are kept as the best ones, and which ones `--ckpt_path` means."""
+"""Which weights are kept, and which ones as the best."""
 
 import csv
 import math
-import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from jsonargparse import Namespace
-from pytorch_lightning.callbacks import EarlyStopping, EMAWeightAveraging, StochasticWeightAveraging
-from pytorch_lightning.loggers import CSVLogger
+from crossing import Chicken, cross, glance, ten_batches, trainer_of
+from pytorch_lightning.callbacks import EMAWeightAveraging, StochasticWeightAveraging
 from pytorch_lightning.trainer.states import TrainerFn
-from torch import nn
 from torch.utils.data import DataLoader
 
 from pd_lightning.atari import PROTOCOLS, Protocol
 from pd_lightning.callbacks import Checkpoint, Rollouts
-from pd_lightning.checkpoints import (
-    CheckpointError,
-    explicit_model_options,
-    find_checkpoint,
-    is_over,
-    read_checkpoint,
-    refuse_contradictions,
-)
+from pd_lightning.checkpoints import read_checkpoint
 from pd_lightning.datamodule import TeacherDatasets
 from pd_lightning.distillation import PolicyDistillation
-from pd_lightning.resuming import ResumeError
-from pd_lightning.rollout import Returns
-
-
-class Chicken(pl.LightningModule):
-    """Crosses the road of Freeway only after the updates in `walks`: then, and only then, its return is above 0."""
-
-    def __init__(self, walks):
-        super().__init__()
-        self.save_hyperparameters()
-        self.walks, self.weight = walks, nn.Parameter(torch.zeros(1))
-
-    def policies(self):
-        action = int(self.trainer.global_step in self.walks)  # 0 stays, 1 goes up, 2 down
-        return {"freeway": lambda states: torch.eye(3)[action].expand(len(states), -1)}
-
-    def training_step(self, batch, batch_idx):
-        return self.weight.sum() - 1
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=1.0)  # the weight counts updates, downwards
-
-
-def trainer_of(folder, updates, *callbacks, **settings):
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
-    logger, callbacks = CSVLogger(folder, "", 0), list(callbacks)
-    return pl.Trainer(
-        accelerator="cpu",
-        max_steps=updates,
-        logger=logger,
-        callbacks=callbacks,
-        log_every_n_steps=1,
-        **{**quiet, **settings},
-    )
-
-
-def glance(policy, game, *_, **__):
-    """A score without a game: 1 for who walks."""
-    walks = policy(torch.zeros(1, 4, 84, 84, dtype=torch.uint8)).argmax(1).numpy() == 1
-    return Returns(game, "paper", walks.astype(float), np.ones(1, int), np.ones(1, int), False)
-
-
-def cross(folder, monkeypatch, walks, mode):
-    """A run of seven updates, played after every second one and at the end; returns the best weights."""
-    monkeypatch.setattr("pd_lightning.callbacks.rollouts.play", glance)
-    play = Rollouts(every_n_updates=2, episodes=1)
-    keep = Checkpoint("rollout/freeway/return", mode, every_n_train_steps=3)
-    trainer_of(folder, 7, play, keep).fit(Chicken(list(walks)), DataLoader([torch.zeros(1)] * 10))  # pyright: ignore
-    best = read_checkpoint(folder / "version_0" / "checkpoints" / "best.ckpt")
-    assert best["state_dict"]["weight"] == -best["global_step"]
-    with (folder / "version_0" / "returns.csv").open(newline="") as file:
-        returns = {int(line["update"]): float(line["return"]) for line in csv.DictReader(file)}
-    assert list(returns) == [0, 2, 4, 6, 7]
-    assert keep.best_score == returns[best["global_step"]]
-    return returns, best
 
 
 @pytest.mark.parametrize("walks", [{0}, {7}, {3, 6}])
@@ -97,19 +31,6 @@ def test_the_best_weights_by_return_are_those_that_were_played_and_not_later_one
 def test_less_is_better_where_asked_for(tmp_path, monkeypatch):
     returns, best = cross(tmp_path, monkeypatch, {0, 2}, "min")
     assert (best["global_step"], returns[4]) == (4, 0)
-
-
-@pytest.mark.parametrize("walks", [[8], []])
-def test_a_resumed_run_has_the_score_of_the_first_one_to_beat(walks, tmp_path, monkeypatch):
-    cross(tmp_path, monkeypatch, {4}, "max")
-    last = tmp_path / "version_0" / "checkpoints" / "last.ckpt"
-    assert read_checkpoint(last)["global_step"] == 7
-    play = Rollouts(every_n_updates=2, episodes=1)
-    keep = Checkpoint("rollout/freeway/return", "max", every_n_train_steps=5, dirpath=tmp_path / "new")
-    trainer = trainer_of(tmp_path / "again", 8, play, keep)
-    trainer.fit(Chicken(walks), DataLoader([torch.zeros(1)] * 10), ckpt_path=last)  # pyright: ignore
-    assert (tmp_path / "new" / "last.ckpt").exists()
-    assert not (tmp_path / "new" / "best.ckpt").exists()  # as good as before is not better
 
 
 def test_a_run_may_keep_the_best_weights_by_several_scores(tmp_path, monkeypatch):
@@ -229,15 +150,6 @@ def test_the_last_weights_are_kept_as_they_were_trained_and_not_only_averaged(tm
     assert -4 < last["state_dict"]["weight"] < 0
 
 
-def test_what_a_run_goes_on_from_is_not_saved_again_in_the_middle_of_an_update(tmp_path):
-    every: Any = {"every_n_train_steps": 2, "save_top_k": -1}
-    trainer_of(tmp_path, 3, Checkpoint(**every), accumulate_grad_batches=3).fit(Chicken([]), ten_batches())
-    (saved,) = (tmp_path / "version_0" / "checkpoints").glob("*step=2.ckpt")
-    again = trainer_of(tmp_path / "again", 3, Checkpoint(**every), accumulate_grad_batches=3)
-    again.fit(Chicken([]), ten_batches(), ckpt_path=saved)
-    assert [path.name for path in (tmp_path / "again").rglob("*.ckpt")] == ["last.ckpt"]
-
-
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before_whole(tmp_path, monkeypatch):
     trainer = trainer_of(tmp_path, 4, keeper := Checkpoint(dirpath=tmp_path, every_n_train_steps=2, save_top_k=0))
     written = []
@@ -279,49 +191,6 @@ def test_a_score_of_another_kind_is_not_the_one_to_beat():
     assert again.best_score == 18.0
 
 
-def ten_batches():
-    return DataLoader([torch.zeros(1)] * 10)  # pyright: ignore[reportArgumentType]
-
-
-@pytest.mark.parametrize("updates", [6, 10, 13])
-def test_an_epoch_that_was_cut_short_is_finished_by_who_goes_on(updates, tmp_path):
-    keep = Checkpoint(every_n_train_steps=100)
-    trainer = trainer_of(tmp_path, updates, keep)
-    trainer.fit(Chicken([]), ten_batches())
-    progress = trainer.fit_loop.epoch_progress.current
-    assert progress.ready == progress.processed == progress.completed  # pyright: ignore[reportAttributeAccessIssue]
-    last = tmp_path / "version_0" / "checkpoints" / "last.ckpt"
-    again = trainer_of(tmp_path / "again", -1, Checkpoint(every_n_train_steps=100), max_epochs=2)
-    assert not is_over(read_checkpoint(last), again)
-    again.fit(Chicken([]), ten_batches(), ckpt_path=last)
-    assert again.global_step == 20
-
-
-def test_who_waits_for_a_score_to_rise_knows_after_a_resumption_what_it_was(tmp_path, monkeypatch):
-    cross(tmp_path, monkeypatch, {4}, "max")
-    patience = EarlyStopping("rollout/freeway/return", mode="max", patience=9, check_on_train_epoch_end=True)
-    play = Rollouts(episodes=1, at_end=False)
-    last = tmp_path / "version_0" / "checkpoints" / "last.ckpt"
-    trainer = trainer_of(tmp_path / "again", 10, play, patience)
-    trainer.fit(Chicken([]), ten_batches(), ckpt_path=last)  # it would end in "not available"
-    assert patience.best_score == 0.0  # of update 7, the last one before
-
-
-@pytest.mark.parametrize("option", ["optimizer", "seed"])
-def test_a_run_does_not_go_on_with_another_optimizer_or_seed(option, tmp_path, monkeypatch):
-    monkeypatch.setenv("PL_GLOBAL_SEED", "1")
-    trainer_of(tmp_path, 2, Checkpoint(every_n_train_steps=2)).fit(Chicken([]), ten_batches())
-    last = tmp_path / "version_0" / "checkpoints" / "last.ckpt"
-    module = Chicken([])
-    if option == "seed":
-        monkeypatch.setenv("PL_GLOBAL_SEED", "2")
-    else:
-        monkeypatch.setattr(module, "configure_optimizers", lambda: torch.optim.RMSprop(module.parameters()))
-    said = {"seed": "seed_everything was 1 .* is 2 now", "optimizer": "optimizer was SGD .* is RMSprop now"}[option]
-    with pytest.raises(ResumeError, match=said):
-        trainer_of(tmp_path / "again", 4, Checkpoint()).fit(module, ten_batches(), ckpt_path=last)
-
-
 def test_where_weights_are_averaged_those_are_played_that_are_kept(tmp_path, monkeypatch):
     monkeypatch.setitem(PROTOCOLS, "short", Protocol("short", epsilon=0.0, noop_max=0, frame_limit=40))
     played = []
@@ -348,133 +217,3 @@ def test_an_average_that_would_be_neither_scored_nor_kept_is_refused(tmp_path):
     trainer = trainer_of(tmp_path, 4, StochasticWeightAveraging(1.0), Rollouts(at_start=False, at_end=False))
     with pytest.raises(ValueError, match="EMAWeightAveraging, whose average is scored and kept"):
         trainer.fit(Chicken([]), ten_batches())
-
-
-@pytest.mark.parametrize(
-    ("updates", "epochs", "max_steps", "max_epochs", "over"),
-    [(4, 0, 4, None, True), (5, 0, 4, -1, True), (3, 0, 4, -1, False), (9, 2, -1, 2, True), (9, 1, -1, 2, False)],
-)
-def test_a_run_is_over_when_it_has_had_all_its_updates_or_epochs(updates, epochs, max_steps, max_epochs, over):
-    trainer = pl.Trainer(accelerator="cpu", max_steps=max_steps, max_epochs=max_epochs, logger=False)
-    loops = {"fit_loop": {"epoch_progress": {"current": {"processed": epochs}}}}
-    assert is_over({"global_step": updates, "loops": loops}, trainer) is over
-
-
-def test_last_and_best_are_the_newest_files_of_these_names(tmp_path):
-    folders = [tmp_path / name for name in "abc"]
-    for age, folder in enumerate(folders[:2]):
-        folder.mkdir()
-        for name in ("last.ckpt", "best.ckpt", "epoch=0-step=4.ckpt"):
-            (folder / name).touch()
-            os.utime(folder / name, (0, 100 - age))
-    os.utime(folders[1] / "best.ckpt", (0, 200))
-    assert find_checkpoint("last", folders) == folders[0] / "last.ckpt"
-    assert find_checkpoint("best", folders) == folders[1] / "best.ckpt"
-    assert find_checkpoint(str(folders[1] / "last.ckpt"), []) == folders[1] / "last.ckpt"
-    for name in ("last", "best", "no_such.ckpt", str(tmp_path)):
-        with pytest.raises(CheckpointError, match=r"no run here has left|there is no such file|has no last\.ckpt"):
-            find_checkpoint(name, [])
-
-
-def test_a_runs_folder_stands_for_its_newest_weights(tmp_path):
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "last.ckpt").touch()
-    for folder in (tmp_path, tmp_path / "checkpoints"):
-        assert find_checkpoint(str(folder), []) == tmp_path / "checkpoints" / "last.ckpt"
-
-
-def test_last_is_refused_where_the_newest_run_was_killed_before_its_first_checkpoint(tmp_path):
-    folders = [tmp_path / version / "checkpoints" for version in ("version_0", "version_1")]
-    for folder in folders:
-        folder.mkdir(parents=True)
-    (folders[0] / "last.ckpt").touch()
-    os.utime(folders[0] / "last.ckpt", (0, 100))
-    with pytest.raises(CheckpointError, match=r"version_1, the newest run here, .*without --ckpt_path, or name .*0"):
-        find_checkpoint("last", folders)
-    os.utime(folders[1], (0, 50))
-    assert find_checkpoint("last", folders) == folders[0] / "last.ckpt"
-
-
-class Evil:
-    """Unpickled, it makes a folder."""
-
-    def __reduce__(self):
-        return os.mkdir, ("owned",)
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        ({"state_dict": {}, "hyper_parameters": {"size": Evil()}}, "not a whole checkpoint that loads without running"),
-        (b"not a checkpoint", "not a whole checkpoint"),
-        (b"", "not a whole checkpoint"),
-        ({"weights": torch.zeros(1)}, "has no state_dict and hyper_parameters"),
-        ({"state_dict": [1], "hyper_parameters": {}}, "has no state_dict and hyper_parameters"),
-        ([torch.zeros(1)], "has no state_dict and hyper_parameters"),
-    ],
-)
-def test_a_file_that_is_no_checkpoint_or_holds_code_is_refused_unrun(content, reason, tmp_path):
-    file = tmp_path / "x.ckpt"
-    if isinstance(content, bytes):
-        file.write_bytes(content)
-    else:
-        torch.save(content, file)
-    with pytest.raises(CheckpointError, match=reason) as caught:
-        read_checkpoint(file)
-    assert str(file) in str(caught.value)
-    assert not Path("owned").exists()
-
-
-def test_half_a_checkpoint_is_refused_and_a_whole_one_beside_it_named(tmp_path):
-    torch.save({}, tmp_path / "epoch=1-step=2.ckpt")
-    (tmp_path / ".12-last.ckpt").touch()  # what a killed process was about to write
-    (tmp_path / "last.ckpt").touch()
-    with pytest.raises(CheckpointError, match=r"last\.ckpt: not a whole .*; name another, .*step=2\.ckpt perhaps"):
-        read_checkpoint(tmp_path / "last.ckpt")
-
-
-def test_half_a_checkpoint_is_refused(tmp_path):
-    file = tmp_path / "x.ckpt"
-    torch.save({"state_dict": {"weight": torch.zeros(1000)}, "hyper_parameters": {}}, file)
-    file.write_bytes(file.read_bytes()[:1500])
-    with pytest.raises(CheckpointError, match="not a whole checkpoint"):
-        read_checkpoint(file)
-
-
-@pytest.mark.parametrize(
-    ("words", "given"),
-    [
-        (["--data.root", "x", "--trainer.max_steps=3"], set()),
-        (["--model.size", "net1", "--model.init_args.loss=kl"], {"size", "loss"}),
-        (["--model", "pd_lightning.pqn.PQN"], {"class_path"}),
-        (["--model=PQN", "--model.size=dqn"], {"class_path", "size"}),
-        (["--model", '{"class_path": "PQN", "init_args": {"size": "dqn"}}'], {"class_path", "size"}),
-        (["--model", "model.yaml"], {"class_path", "loss"}),
-        (["--config", "run.yaml", "--config=model.yaml"], {"temperature"}),
-    ],
-)
-def test_options_of_the_model_are_recognised_in_every_form_that_they_take(words, given, tmp_path):
-    Path("model.yaml").write_text("class_path: PolicyDistillation\ninit_args:\n  loss: nll\n")
-    Path("run.yaml").write_text("model:\n  init_args:\n    temperature: 0.1\ntrainer:\n  max_steps: 3\n")
-    files = [Path("run.yaml")] if "run.yaml" in words else []
-    assert explicit_model_options(words, files) == given
-
-
-def test_only_a_real_contradiction_with_the_checkpoint_is_refused():
-    saved = {"_class_path": "pd_lightning.distillation.PolicyDistillation", "size": "net1", "learning_rate": 0.003}
-    model = Namespace(
-        class_path="pd_lightning.distillation.PolicyDistillation",
-        init_args=Namespace(size="net2", learning_rate=0.003, warmup=7),
-    )
-    path = Path("x.ckpt")
-    refuse_contradictions(path, saved, model, given=set())  # a default says nothing
-    refuse_contradictions(path, saved, model, given={"learning_rate", "warmup"})  # agrees; was not known then
-    with pytest.raises(
-        CheckpointError, match=r"--model.size is net2, but x.ckpt was trained with net1; leave the option"
-    ):
-        refuse_contradictions(path, saved, model, given={"size"})
-    model.class_path = "pd_lightning.pqn.PQN"
-    with pytest.raises(
-        CheckpointError, match=r"--model is PQN, but x.ckpt was trained with distillation.PolicyDistillation; give"
-    ):
-        refuse_contradictions(path, saved, model, given=set())

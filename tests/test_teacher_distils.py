@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from borrowing import AtariNet, CleanRL, model
+from borrowing import SMALL_TEXT, AtariNet, CleanRL, model
 from conftest import quiet_trainer, tiny_network
 
 from pd_lightning.atari import PROTOCOLS, Protocol
@@ -22,7 +22,6 @@ from pd_lightning.pqn import PQN
 from pd_lightning.recording import record
 from pd_lightning.teacher import load_teacher, save_teacher
 
-SMALL_TEXT = {"features_extractor_kwargs": '{"features_dim": 16}'}
 FORMATS = ["teacher.safetensors", "last.ckpt", "DQN.zip", "QR-DQN.zip", "PPO.zip", "A2C.zip", "policy.pth",
            "dqn_atari.cleanrl_model", "c51_atari.cleanrl_model", "model_50000000.gz"]  # fmt: skip
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from borrowing import AtariNet, CleanRL, model, rewrite
+from borrowing import SMALL_TEXT, AtariNet, CleanRL, model, rewrite
 from conftest import quiet_trainer, tiny_network
 from payload import Payload
 
@@ -21,7 +21,6 @@ from pd_lightning.networks import QNetwork
 from pd_lightning.pqn import PQN
 from pd_lightning.teacher import TeacherError, load_teacher, save_teacher
 
-SMALL_TEXT = {"features_extractor_kwargs": '{"features_dim": 16}'}
 MUTANTS = 200
 
 
