@@ -56,9 +56,12 @@ class PolicyDistillation(pl.LightningModule):
             raise ValueError(f"unknown size {size!r}: choose --model.size from {', '.join(SIZES)}")
         if loss not in LOSSES:
             raise ValueError(f"unknown loss {loss!r}: choose --model.loss from {', '.join(LOSSES)}")
-        self.temperatures = check(temperature, games)
-        if not learning_rate > 0 or warmup < 0:
-            raise ValueError(f"learning_rate is {learning_rate}, warmup {warmup}: choose above 0, and 0 or more")
+        self.given = check(temperature, games)  # a number or "auto" for each game
+        self.temperatures = dict(self.given)
+        if not learning_rate > 0:
+            raise ValueError(f"learning_rate is {learning_rate}: choose --model.learning_rate above 0")
+        if warmup < 0:
+            raise ValueError(f"warmup is {warmup}: choose --model.warmup of at least 0")
         self.save_hyperparameters(ignore=["_class_path"])
         self.student: Any = self.build(games, size)
         self.loss, self.perplexity = loss, perplexity
@@ -66,7 +69,6 @@ class PolicyDistillation(pl.LightningModule):
         self.fire: dict[str, bool] = {}  # whether it was pressed for the teachers, and so is for the student
         self.learning_rate, self.warmup = learning_rate, warmup
         self.begun = False  # centred, by an earlier fit or a checkpoint
-        self._calibrated: list[str] = []
         self._schedule: Any = None
         self._losses: dict[str, Tensor] = {}  # each game's newest: not every batch need hold every game
         self.metrics = nn.ModuleDict({game: nn.ModuleDict({name: MeanMetric() for name in METRICS}) for game in games})
@@ -95,11 +97,10 @@ class PolicyDistillation(pl.LightningModule):
         return LOSSES[self.loss](outputs, part.teacher_q, self.temperature(game))
 
     def setup(self, stage: str) -> None:
-        """Centres each game's input on its recording, and calibrates temperatures, once: then the checkpoint knows.
+        """Centres each game's input on its recording, once: then the checkpoint knows.
 
         Raises:
-            ValueError: the loss makes no sense of what was recorded, numbers are too coarse to learn with, or there is
-                no data module.
+            ValueError: numbers are too coarse to learn with, or there is no data module.
         """
         if stage == "fit":
             if self.trainer.precision == "16-true":
@@ -107,19 +108,28 @@ class PolicyDistillation(pl.LightningModule):
                     "precision is 16-true, in which Adam divides by nothing: choose --trainer.precision 16-mixed, "
                     "bf16-mixed or 32-true"
                 )
-            data = datamodule_of(self)
-            self.fire = data.fire_rules()
-            for game, outputs in data.outputs.items():
-                if outputs == "logits":
-                    self._accept_logits(game)
-                elif self.temperatures[game] == "auto":
-                    self.temperatures[game] = calibrate(data.teacher_q(game), self.perplexity, game)
-                    self._calibrated.append(game)
-            # Ranks that play live have seen different states, and must have one loss.
-            self.temperatures = self.trainer.strategy.broadcast(self.temperatures)
-            for game, (mean, deviation) in data.statistics().items() if not self.begun else ():
+            for game, (mean, deviation) in datamodule_of(self).statistics().items() if not self.begun else ():
                 self.student.centre(game, mean, deviation)
             self.begun = True
+
+    def on_fit_start(self) -> None:
+        """Takes the data's rules of play, and calibrates temperatures that no checkpoint has brought by now.
+
+        Raises:
+            ValueError: the loss makes no sense of what was recorded.
+        """
+        data = datamodule_of(self)
+        self.fire = data.fire_rules()
+        for game, outputs in data.outputs.items():
+            if outputs == "logits":
+                self._accept_logits(game)
+            elif self.given[game] == "auto" and self.temperatures[game] in ("auto", 1.0):  # 1: it learned logits before
+                self.temperatures[game] = calibrate(data.teacher_q(game), self.perplexity, game)
+        # Ranks that play live have seen different states, and must have one loss.
+        self.temperatures = self.trainer.strategy.broadcast(self.temperatures)
+        for game, outputs in data.outputs.items() if self.loss == "kl" else ():
+            if outputs == "q" and self.given[game] == "auto":
+                rank_zero_info(f"{game}: temperature {self.temperatures[game]:.4g}, perplexity {self.perplexity:g}")
 
     def _accept_logits(self, game: str) -> None:
         """Logits are a policy already: they are neither Q-values to repeat nor to be sharpened once more."""
@@ -128,9 +138,9 @@ class PolicyDistillation(pl.LightningModule):
                 f"loss is {self.loss}, but the teacher of {game} was recorded with logits, not Q-values (PPO, A2C or a "
                 "student): choose --model.loss kl, with --model.temperature 1 or auto, or --model.loss nll"
             )
-        if self.loss == "kl" and self.temperatures[game] not in (1, "auto"):
+        if self.loss == "kl" and self.given[game] not in (1, "auto"):
             raise ValueError(
-                f"temperature is {self.temperatures[game]}, but the teacher of {game} was recorded with logits, whose "
+                f"temperature is {self.given[game]}, but the teacher of {game} was recorded with logits, whose "
                 "policy is that at 1 (smaller ones are for Q-values): choose --model.temperature 1 or auto, or "
                 "--model.loss nll"
             )
@@ -139,14 +149,12 @@ class PolicyDistillation(pl.LightningModule):
     def on_train_start(self) -> None:
         """A resumed run may be longer than the one before, which left its own learning rate behind: perhaps 0."""
         renew_rate(self.lr_schedulers(), self._schedule, self.learning_rate)
-        for game in self._calibrated:  # said only now: a checkpoint may have brought another
-            rank_zero_info(f"{game}: temperature {self.temperatures[game]:.4g}, perplexity {self.perplexity:g}")
         used = {game: value for game, value in self.temperatures.items() if value != "auto" and self.loss == "kl"}
         for logger in self.loggers if used else ():
             logger.log_metrics({f"temperature/{game}": value for game, value in used.items()}, self.global_step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """What was calibrated goes along: a test has no recording to do it again; and how the student is to play."""
+        """Saves the temperatures, which a test could not calibrate again, and whether FIRE is pressed."""
         checkpoint["temperatures"], checkpoint["fire"] = dict(self.temperatures), dict(self.fire)
         kind = type(self.student)
         checkpoint["outputs"], checkpoint["network"] = self.outputs, f"{kind.__module__}.{kind.__qualname__}"

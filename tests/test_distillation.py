@@ -264,7 +264,7 @@ def test_no_thread_outlives_a_run(datasets):
         ({"temperature": 0.0}, r"temperature is 0.0 \(pong\): choose a --model.temperature above 0, or auto"),
         ({"temperature": float("nan")}, "temperature is nan"),
         ({"learning_rate": -0.1}, "learning_rate is -0.1"),
-        ({"warmup": -1}, "warmup -1"),
+        ({"warmup": -1}, "warmup is -1"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_before_anything_is_computed(settings, message):

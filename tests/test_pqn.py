@@ -288,6 +288,11 @@ def test_fire_is_pressed_as_it_was_for_the_weights_that_learning_began_with_unle
                          enable_progress_bar=False, enable_model_summary=False)  # fmt: skip
     trainer.fit(module, datamodule=data)
     assert module.fire == data.fire_rules() == {"breakout": before if said is None else said}
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    data.fire = True
+    trainer.fit_loop.max_epochs = 2
+    trainer.fit(module, datamodule=data, ckpt_path=tmp_path / "last.ckpt")
+    assert module.fire == {"breakout": True}
 
 
 @pytest.mark.parametrize(

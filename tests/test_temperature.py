@@ -128,6 +128,37 @@ def test_what_was_calibrated_is_in_the_checkpoint(datasets, tmp_path):
     assert all(isinstance(value, float) for value in loaded.temperatures.values())
 
 
+def test_who_goes_on_keeps_the_temperature_of_before_unless_the_teacher_says_something_else_now(datasets, tmp_path):
+    def go_on(path, outputs, updates):
+        data = TeacherDatasets(str(datasets), ["pong"], batch_size=40, threads=1)
+        data.outputs = {"pong": outputs}
+        asked, recorded = [], data.teacher_q
+        data.teacher_q = lambda game: asked.append(game) or recorded(game)
+        student = PolicyDistillation(data.actions, "net3", warmup=0)
+        trainer = quiet_trainer(max_steps=updates)
+        trainer.fit(student, datamodule=data, ckpt_path=path)
+        trainer.save_checkpoint(tmp_path / f"{updates}.ckpt")
+        return student.temperatures["pong"], asked, tmp_path / f"{updates}.ckpt"
+
+    first, asked, path = go_on(None, "q", 1)
+    assert asked == ["pong"]
+    assert go_on(path, "q", 2)[:2] == (first, [])
+    as_logits, asked, path = go_on(path, "logits", 3)
+    assert (as_logits, asked) == (1.0, [])
+    assert go_on(path, "q", 4)[:2] == (first, ["pong"])
+
+
+def test_who_goes_on_plays_by_the_rules_of_the_data_that_it_has_now(datasets, tmp_path):
+    _, data, trainer = distil(datasets, temperature=0.1)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    assert data.fire_rules() == {"pong": False, "breakout": False}
+    other = TeacherDatasets(str(datasets), ["pong", "breakout"], batch_size=40, threads=1)
+    other.fire_rules = lambda: {"pong": False, "breakout": True}
+    student = PolicyDistillation(other.actions, "net3", warmup=0, temperature=0.1)
+    quiet_trainer(max_steps=3).fit(student, datamodule=other, ckpt_path=tmp_path / "last.ckpt")
+    assert student.fire == {"pong": False, "breakout": True}
+
+
 def test_before_a_fit_there_is_nothing_to_calibrate_on():
     with pytest.raises(ValueError, match="the temperature of pong is auto: it is calibrated on the recording"):
         PolicyDistillation({"pong": 6}, temperature="auto").temperature("pong")

@@ -140,11 +140,13 @@ class PQN(pl.LightningModule):
         refuse_float16(self.trainer)
         if stage != "fit":
             return
-        data = datamodule_of(self)
-        self.fire = data.fire_rules()
-        for game, (mean, deviation) in data.statistics().items() if not self.begun else ():
+        for game, (mean, deviation) in datamodule_of(self).statistics().items() if not self.begun else ():
             self.network.centre(game, mean, deviation)
         self.begun = True
+
+    def on_fit_start(self) -> None:
+        """Takes the data's rules of play: a checkpoint may have been trained by others."""
+        self.fire = datamodule_of(self).fire_rules()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """How the teacher is to play, and how long it has learned, go along."""
