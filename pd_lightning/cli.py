@@ -27,6 +27,7 @@ from pd_lightning.checkpoints import (
     refuse_contradictions,
     refuse_other_weights,
 )
+from pd_lightning.commands import STOPPED
 from pd_lightning.ending import report
 from pd_lightning.folder import RunConfig, checkpoint_folders, claim_folder, forget_stop, job_folder, own_loggers
 from pd_lightning.machine import fastest_precision, keep_freed_memory
@@ -131,7 +132,7 @@ class DistillationCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Starts the clock of the final table; a run that is resumed after its end has nothing to do."""
-        self._started = time.monotonic()
+        self._began = time.time()
         if self._over:
             rank_zero_info(
                 f"{self.config.fit.ckpt_path} has had all {self._checkpoint_updates} updates, nothing is left to do: "
@@ -147,7 +148,7 @@ class DistillationCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Keeps the last weights, prints the table and where everything is."""
-        seconds = time.monotonic() - self._started
+        seconds = time.time() - self._began
         forget_stop(self.trainer)
         validated = bool(getattr(self.datamodule, "held_out", None))
         if validated:  # the last validation may be some updates old
@@ -159,7 +160,7 @@ class DistillationCLI(LightningCLI):
                     checkpoint.judge(self.trainer, "val/", ended=True)
                 if (score := checkpoint.score_key) and checkpoint.best_score is None:
                     rank_zero_warn(f"checkpoint.monitor is {score!r}, which was not measured: no best.ckpt")
-        report(self.trainer, seconds)
+        report(self.trainer, self._began, seconds)
 
     def before_validate(self) -> None:
         """Refuses to score a network that was never trained."""
@@ -176,14 +177,14 @@ class DistillationCLI(LightningCLI):
     def before_test(self) -> None:
         """As before validation; and the scores are those of a network that was trained so long."""
         self.before_validate()
-        self._started = time.monotonic()
+        self._began = time.time()
         for callback in self.trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
             if isinstance(callback, Rollouts):
                 callback.updates_before = self._checkpoint_updates
 
     def after_test(self) -> None:
         """Prints the table."""
-        report(self.trainer, time.monotonic() - self._started)
+        report(self.trainer, self._began, time.time() - self._began)
 
 
 def main(args: list[str] | None = None) -> None:
@@ -205,6 +206,9 @@ def main(args: list[str] | None = None) -> None:
         )
     except SIGTERMException:
         raise SystemExit(STOPPED_BY_SIGTERM) from None
+    except KeyboardInterrupt:  # before the Trainer runs, which has its own way
+        print("stopped", file=sys.stderr)
+        raise SystemExit(STOPPED) from None
     except MisconfigurationException as error:
         fail(str(error))
     except RuntimeError as error:

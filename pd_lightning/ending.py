@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -22,11 +21,12 @@ from pd_lightning.summary import results_table
 from pd_lightning.teacher import save_teacher
 
 
-def report(trainer: pl.Trainer, seconds: float) -> None:
+def report(trainer: pl.Trainer, began: float, seconds: float) -> None:
     """Saves teachers that have learned, prints the table and where everything is; on the first rank alone.
 
     Args:
         trainer: of the run that has ended.
+        began: when it did, as `time.time()` says.
         seconds: that it took.
     """
     folder = run_folder(trainer)
@@ -42,7 +42,7 @@ def report(trainer: pl.Trainer, seconds: float) -> None:
     console.print(results_table(scores, trainer.lightning_module, data, trainer.callback_metrics, seconds))
     logs = [("logs", folder)] if folder else []
     for kind, path in [
-        *checkpoints_and_films(trainer, time.time() - seconds),
+        *checkpoints_and_films(trainer, began),
         *(("teacher", path) for path in teachers),
         *logs,
     ]:

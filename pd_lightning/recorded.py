@@ -17,8 +17,8 @@ STATISTICS_BLOCKS = 256
 
 
 USUALLY_ALIKE = ("protocol", "epsilon", "sticky", "fire", "teacher_sha256")
-"""Attributes that a game's shards share unless they were mixed on purpose: then their returns are nobody's score. Who
-acted is none of them: what the teacher thinks of a student's play is learned from beside its own."""
+"""Attributes that a game's shards share unless they were mixed on purpose: then their returns are nobody's score.
+`player` is not among them: play of a student, labelled by the teacher, may lie beside the teacher's own."""
 
 
 def open_game(folder: Path, game: str, allow_mixed: bool) -> list[Shard]:
@@ -30,10 +30,10 @@ def open_game(folder: Path, game: str, allow_mixed: bool) -> list[Shard]:
     """
     shards = [Shard(path) for path in find_shards(folder)]
     first = shards[0].header
-    known: dict[str, Path] = {}
+    known: dict[bytes, Path] = {}
     for shard in shards:
         path = Path(shard.path)
-        if (twin := known.setdefault(shard.digest, path)) != path:
+        if (twin := known.setdefault(shard.checksums.tobytes(), path)) != path:  # its digest knows of its number too
             raise ShardError(f"{path}: holds the same play as {twin.name}; delete one of them")
         if shard.header.game != game:
             raise ShardError(

@@ -23,6 +23,9 @@ LIKE_RANDOM = 0.1
 """Who comes less than this share of the way from random play to a human's or DQN's score, whichever is less, plays like
 random. In the ten games random play itself, in four episodes, never came so far (20 tries each)."""
 
+REFERENCES = ("random play", "human (Wang et al.)", "DQN (Nature)", "DQN from human starts (Nair et al.)")
+"""Whose the published scores are, in the order of `Scores`."""
+
 
 def try_out(
     policy: Policy, game: str, protocol: str, fire: bool, episodes: int, on_episode: Callable[[], None]
@@ -78,12 +81,11 @@ def references(game: str) -> str:
     """What others score in a game, in words.
 
     >>> references("pong")
-    'random play -20.7, human (Wang et al.) 14.6, DQN (Nature) 18.9'
+    'random play -20.7, human (Wang et al.) 14.6, DQN (Nature) 18.9, DQN from human starts (Nair et al.) 16.2'
     """
     if game not in SCORES:
         return "no published scores of this game here"
-    scores = SCORES[game]
-    return f"random play {scores.random:g}, human (Wang et al.) {scores.human:g}, DQN (Nature) {scores.dqn:g}"
+    return ", ".join(f"{who} {score:g}" for who, score in zip(REFERENCES, SCORES[game], strict=True))
 
 
 def comparison(returns: Returns) -> Table:
@@ -91,9 +93,9 @@ def comparison(returns: Returns) -> Table:
     scores = SCORES.get(returns.game)
     cut = f", at most {FRAMES:,} frames each" if (returns.steps >= FRAMES // 4).any() else ""
     table = Table(title=f"the teacher in {len(returns.values)} episodes, protocol {returns.protocol}{cut}")
-    for name in ("game", "teacher (lowest to highest)", "random", "human (Wang et al.)", "DQN (Nature)"):
+    for name in ("game", "teacher (lowest to highest)", *REFERENCES):
         table.add_column(name, justify="left" if name == "game" else "right")
-    others = [f"{score:g}" for score in (scores.random, scores.human, scores.dqn)] if scores else ["-"] * 3
+    others = [f"{score:g}" for score in scores or ()] or ["-"] * len(REFERENCES)
     low, high = returns.values.min(), returns.values.max()
     table.add_row(returns.game, f"{returns.mean:.1f} ({low:g} to {high:g})", *others)
     return table

@@ -310,3 +310,8 @@ def test_the_module_runs_as_a_command(shard_file):
     good = subprocess.run([*command, str(shard_file)], cwd=ROOT, capture_output=True, text=True)
     assert (good.returncode, good.stdout, good.stderr) == (0, "1 of 1 shards whole, 116 states\n", "")
     assert subprocess.run([*command, str(ROOT / "absent.h5")], cwd=ROOT, capture_output=True).returncode == 1
+    stopped = "import os, runpy, sys\nfrom pd_lightning.blocks import Shard\n"
+    stopped += "Shard.verify = lambda self, *more: os.kill(os.getpid(), 2)\nsys.argv[1:] = ['verify', sys.argv[1]]\n"
+    stopped += "runpy.run_module('pd_lightning.blocks', run_name='__main__')"
+    ended = subprocess.run([sys.executable, "-c", stopped, str(shard_file)], cwd=ROOT, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (130, "stopped\n")

@@ -110,13 +110,14 @@ def test_teachers_returns_are_compared_only_under_the_rules_they_were_played_by(
     assert data.teacher_returns("machado") == {}
 
 
-def rewritten(path, **changes):
-    """The play of shard 0 as another shard, under a header that says something else."""
+def rewritten(path, brighter=1, **changes):
+    """The play of shard 0, each block a pixel brighter, as another shard, under a header that says something else."""
     shard = Shard(path.with_name("0000.h5"))
     frames = np.empty(CHUNK, np.uint8)
     with ShardWriter(path, replace(shard.header, **changes)) as writer:
         for block, n in enumerate(shard.lengths.tolist()):
             shard.read_block(block, frames)
+            frames[0, 0, 0] += brighter
             rows = shard.q_values[block, :n], shard.actions[block, :n], shard.rewards[block, :n]
             writer.add(frames[: n + 3], *rows, episode=int(shard.episodes[block]))
         writer.finish(shard.returns)
@@ -167,8 +168,9 @@ def test_the_play_of_several_teachers_is_nobodys_score(copy, changes):
     assert TeacherDatasets(str(copy), allow_mixed=True).teacher_returns("paper") == {}
 
 
-def test_the_same_play_twice_is_refused_because_it_would_be_learned_and_held_out(copy):
-    shutil.copy(copy / "pong" / "0000.h5", copy / "pong" / "0007.h5")
+@pytest.mark.parametrize("number", [0, 7])  # as it says of itself: a repeated recording counts on
+def test_the_same_play_twice_is_refused_because_it_would_be_learned_and_held_out(copy, number):
+    rewritten(copy / "pong" / "0007.h5", brighter=0, shard=number)
     with pytest.raises(ShardError, match=r"0007\.h5: holds the same play as 0000\.h5; delete one"):
         TeacherDatasets(str(copy), allow_mixed=True)
 

@@ -28,12 +28,14 @@ def test_a_run_is_scored_by_its_last_rollout_and_keeps_the_curve(tmp_path):
     {"more": {"trainer": {"callbacks": [{"class_path": "lightning.EMA", "init_args": {"decay": 0.9}}]}}},
     {"more": {"trainer": {"precision": "16-mixed"}}}, {"more": {"trainer": {"limit_train_batches": 0.1}}},
     {"more": {"trainer": {"max_steps": 30_000}}}, {"more": {"trainer": {"accumulate_grad_batches": 2}}},
-    {"data": {"beta": 1.0, "teachers": {"pong": "other.zip"}}},
+    {"data": {"beta": 1.0, "teachers": {"pong": "other.zip"}}}, {"data": {"fire": False}},
+    {"data": {"validation": 0.0}},
 ])  # fmt: skip
 def test_runs_that_differ_in_anything_but_the_seed_are_never_averaged(tmp_path, other):
     found = measured(write_run(tmp_path, {"pong": [1.0]}), write_run(tmp_path, {"pong": [3.0]}, seed=1, **other))
     assert len(found) == 2
-    same = {"data": {"seed": 7, "cache": "elsewhere", "threads": 3}, "more": {"trainer": {"devices": 2}}}
+    usual = {"devices": 2, "overfit_batches": 0.0, "accumulate_grad_batches": 1, "gradient_clip_val": None}
+    same = {"data": {"seed": 7, "cache": "elsewhere", "threads": 3}, "more": {"trainer": usual}}
     found = measured(write_run(tmp_path, {"pong": [1.0]}), write_run(tmp_path, {"pong": [3.0]}, seed=1, **same))
     ((games),) = found.values()
     assert games["pong"].score == 2.0

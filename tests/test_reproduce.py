@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from pd_lightning.cli import main as fit
 from pd_lightning.report import read_run
 from pd_lightning.reproduce import EXPERIMENTS, Task, TaskError, execute, plan
 from pd_lightning.reproduce.__main__ import main
-from pd_lightning.reproduce.plans import Settings
+from pd_lightning.reproduce.plans import Settings, on_policy
 from pd_lightning.reproduce.results import duration
 from pd_lightning.reproduce.workers import here, on_cluster, places
 
@@ -98,9 +99,35 @@ def test_games_without_a_recording_are_recorded_first_and_without_a_teacher_refu
     assert recording.words[:5] == ("pd_lightning.recording", "--game", "pong", "--hours", "2.0")
 
 
+def test_live_play_needs_a_teacher_unless_it_is_named_or_learns_and_a_recording_finds_those_that_ship(
+    datasets, teachers, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(datasets / "pong", tmp_path / "mine/pong")
+    (tmp_path / "mine/pong/teacher.safetensors").unlink(missing_ok=True)
+    mine = settings(tmp_path / "mine", tmp_path, games=("pong",))
+    with pytest.raises(ShardError, match=r"mine/pong: has no teacher.safetensors; train a teacher"):
+        plan(["on-policy"], mine)
+    assert plan(["on-policy"], replace(mine, options=("--data.teachers={pong: model.zip}",))).runs
+    assert plan(["online"], replace(mine, games=("breakout",))).runs
+    with pytest.raises(ShardError, match=r"mine/breakout: has neither"):
+        plan(["losses"], replace(mine, games=("breakout",)))
+    (tmp_path / "datasets/breakout").mkdir(parents=True)
+    shutil.copy(teachers["breakout"], tmp_path / "datasets/breakout/teacher.safetensors")
+    assert plan(["losses"], replace(mine, games=("breakout",))).recordings
+
+
+def test_of_all_experiments_those_are_planned_that_one_game_can_be_learned_in(datasets, teachers, tmp_path):
+    shutil.copytree(datasets / "pong", tmp_path / "mine/pong")
+    shutil.copy(teachers["pong"], tmp_path / "mine/pong/teacher.safetensors")
+    planned = plan(list(EXPERIMENTS), settings(tmp_path / "mine", tmp_path, games=("pong",)))
+    assert planned.left_out == {"multi-task": "it asks for two games at least"}
+    assert {"pong-net1-kl", "pong-online"} <= {Path(task.folder).name.rsplit("-seed")[0] for task in planned.runs}
+
+
 def test_in_a_mixture_the_student_acts_alone_from_the_middle_of_the_updates_on(tmp_path):
     for options, batch in (((), 256), (("--data.batch_size=128", "--data.prefill=1000"), 128)):
-        runs = plan(["on-policy"], settings(tmp_path, tmp_path, games=("pong",), updates=1000, options=options)).runs
+        runs = on_policy(settings(tmp_path, tmp_path, games=("pong",), updates=1000, options=options))
         (steps,) = {
             word for task in runs if "mixture-acts" in task.folder for word in task.words if "beta_steps" in word
         }

@@ -191,6 +191,19 @@ def test_a_teacher_of_anything_may_stand_in_a_loss_and_another_has_another_name(
         Teacher.of(sums, "pong", "sums", outputs="v")
 
 
+def test_a_module_that_calls_a_part_of_itself_student_is_a_module_like_any(states):
+    class Pair(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.student = torch.nn.Linear(1, 6)
+
+        def forward(self, seen):
+            return self.student(seen.flatten(1).float().mean(1, keepdim=True))
+
+    pair = Pair()
+    assert torch.equal(Teacher.of(pair, "pong", "pair")(states), pair(states))
+
+
 def test_a_module_with_dropout_answers_the_same_twice(saved, states):
     sure = load_teacher(saved)
     teacher = Teacher.of(torch.nn.Sequential(sure, torch.nn.Dropout(0.5)).train(), "pong", "of two minds")

@@ -13,6 +13,7 @@ import numpy as np
 from pd_lightning.blocks.contract import BLOCK, ShardError, fault
 from pd_lightning.blocks.folders import find_shards, numbered
 from pd_lightning.blocks.reading import Shard
+from pd_lightning.commands import status_of
 
 
 def _groups(path: Path) -> dict[Path, list[Path]]:
@@ -120,4 +121,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it, as it ends other commands
-    sys.exit(main())
+    sys.exit(status_of(main))

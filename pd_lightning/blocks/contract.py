@@ -79,10 +79,11 @@ class Header:
         sticky: probability that the emulator repeats the previous action.
         epsilon: share of random actions.
         frame_limit: emulator frames after which an episode is cut.
-        seed: the seed of this shard.
+        seed: of the recording: from it and from `shard` follow the seeds of the episodes.
         shard: its number.
         parallel_games: games that were played at once.
-        steps_goal: steps that are to be recorded; 54,000 are an hour. No episode begins that they have no room for.
+        steps_goal: steps that are to be recorded; 54,000 are an hour. No episode begins once those that are being
+            played seem enough for them; all that have begun are finished.
         versions: package to version: pd_lightning, ale_py and so on (JSON in the file).
         teacher: name of the agent whose play and Q-values these are.
         teacher_sha256: sha256 of its weights, 64 hexadecimal digits.

@@ -23,7 +23,7 @@ class Film(Callback):
     Args:
         enabled: whether to film at all.
         protocol: rules of play, one of `pd_lightning.atari.PROTOCOLS`.
-        fire: press FIRE for the player at a start and after a lost life (default: as in the game's recording).
+        fire: press FIRE for the player at a start and after a lost life (default: as for the teacher).
         seed: of the episode.
         steps: at most so many decisions; 4,500 are five minutes of play.
     """
@@ -32,8 +32,9 @@ class Film(Callback):
         self, enabled: bool = True, protocol: str = "paper", fire: bool | None = None, seed: int = 0, steps: int = 4500
     ) -> None:
         named_protocol(protocol)
-        if steps < 1 or seed < 0:
-            raise ValueError(f"steps is {steps} and seed is {seed}: a film has at least 1 step, a seed is 0 or more")
+        for name, value, least in (("steps", steps, 1), ("seed", seed, 0)):
+            if value < least:
+                raise ValueError(f"{name} is {value}: choose --film.{name} of at least {least}")
         self.enabled, self.protocol, self.fire, self.seed, self.steps = enabled, protocol, fire, seed, steps
         self.paths: list[Path] = []
 

@@ -78,7 +78,7 @@ class Checkpoint(ModelCheckpoint):
         self._last_global_step_saved = trainer.global_step
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keeps the last weights too, which need not come when some are due; before averaged ones take their place."""
+        """Also saves the last weights, which need not come when some are due; before an average takes their place."""
         super().on_train_epoch_end(trainer, pl_module)
         dry = trainer.fast_dev_run  # pyright: ignore[reportAttributeAccessIssue]
         if self.save_last and (trainer.should_stop or is_last_update(trainer)) and not dry:

@@ -13,7 +13,7 @@ from pytorch_lightning.callbacks import WeightAveraging
 def playing(trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[None]:
     """Evaluation mode, then each part in the mode that it had, as some may be frozen; and averaged weights, if any are.
 
-    Those are what is validated and saved too.
+    The averages are also what is validated and saved.
     """
     modes = {part: part.training for part in module.modules()}
     module.eval()

@@ -36,7 +36,7 @@ class Rollouts(Callback):
         at_start: also before the first update, so that curves begin with the untrained network.
         at_end: also after the last update.
         parallel: games played side by side, on each rank.
-        fire: press FIRE for the player at a start and after a lost life (default: as in the game's recording).
+        fire: press FIRE for the player at a start and after a lost life (default: as for the teacher).
         seed: of the episodes; during fit and in test they differ.
     """
 
@@ -51,14 +51,12 @@ class Rollouts(Callback):
         fire: bool | None = None,
         seed: int = 0,
     ) -> None:
-        if episodes < 1:
-            raise ValueError(f"episodes is {episodes}: at least 1 is needed for a score")
-        if every_n_updates < 0:
-            raise ValueError(f"every_n_updates is {every_n_updates}: choose 0 (never) or more")
-        if parallel < 1:
-            raise ValueError(f"parallel is {parallel}: at least one game is needed to play")
-        if seed < 0:
-            raise ValueError(f"seed is {seed}: choose 0 or more")
+        for name, value, least in (
+            ("episodes", episodes, 1), ("every_n_updates", every_n_updates, 0), ("parallel", parallel, 1),
+            ("seed", seed, 0),
+        ):  # fmt: skip
+            if value < least:
+                raise ValueError(f"{name} is {value}: choose --rollouts.{name} of at least {least}")
         named_protocol(protocol)
         self.every_n_updates, self.episodes, self.protocol = every_n_updates, episodes, protocol
         self.at_start, self.at_end = at_start, at_end

@@ -26,7 +26,7 @@ def load_teachers(games: Sequence[str], root: str, files: Mapping[str, str]) -> 
         TeacherError: one is missing, broken, or of another game.
         ValueError: a file is of a game that is not learned.
     """
-    if "://" in root:
+    if "://" in root and set(games) - files.keys():
         raise ValueError(
             f"root is {root}: live play reads teachers from folders; choose --data.root, or --data.teachers"
         )

@@ -47,12 +47,14 @@ class LiveTeacher(pl.LightningDataModule):
         beta_end: the same in the end (default: as at first).
         beta_steps: decisions of each game, over all devices, in which it goes linearly from the first to the last.
         batch_size: states of each game in an update, over all devices.
-        fresh: states that are played for each state that is learned from; 0.125 looks at each 8 times.
-        memory: states of each game that are kept, over all devices; the oldest make room (7 KB each).
+        fresh: states that are played for each state that is learned from; 0.125 looks at each 8 times (the inverse of
+            what others call samples per insert).
+        memory: size of the replay buffer: states of each game that are kept, over all devices; the oldest make room
+            (7 KB each).
         prefill: states of each game that the teacher plays before the first update, over all devices.
         parallel: games played side by side, on each device.
-        steps: decisions in each of them between two rounds.
-        updates: in an epoch; only a unit.
+        steps: decisions in each of them in a round of play.
+        updates: per epoch, which is only a unit to count in.
         protocol: rules of play: paper, nature or machado; a teacher that learns does so by those of its preset.
         fire: press FIRE for the player at a start and after each lost life (default: as the teacher was trained); for a
             teacher that learns only at a start, while it learns.
@@ -133,7 +135,7 @@ class LiveTeacher(pl.LightningDataModule):
     def teacher_q(self, game: str) -> np.ndarray:
         """What the teacher thinks in a few episodes that it plays for this alone, float32 [S, A].
 
-        What is in memory before the first update are the starts of episodes.
+        Not from memory, which before the first update holds only the starts of episodes.
 
         Raises:
             ValueError: it has not learned anything yet.

@@ -54,18 +54,17 @@ class Knobs:
                 f"beta is {self.beta} to {self.beta_end}, but a teacher that learns does so from what it does itself: "
                 "choose --data.beta 1, or --data.learn false"
             )
-        for name in ("batch_size", "memory", "prefill", "parallel", "steps", "updates"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: choose --data.{name} of at least 1")
-        for name in ("beta_steps", "seed"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}: choose --data.{name} of at least 0")
+        check_learning({name: value for name, value in vars(self).items() if name != "lessons"}, "--data.")
         if not 0 < self.fresh < math.inf:
             raise ValueError(
                 f"fresh is {self.fresh}: choose --data.fresh above 0; 0.125 plays a state for 8 learned from"
             )
-        if self.prefill > self.memory:
-            raise ValueError(f"prefill is {self.prefill}: at most --data.memory, {self.memory}, can be kept")
+        for name in ("prefill", "batch_size"):
+            if getattr(self, name) > self.memory:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}, but only the newest {self.memory} states are kept: raise "
+                    f"--data.memory, or lower --data.{name}"
+                )
         if self.learn:
             check_learning({**asdict(self.lessons), "parallel": self.parallel, "steps": self.steps}, "--data.lessons.")
         kept, free = self.kept(1), available_memory("cpu")
@@ -79,8 +78,9 @@ class Knobs:
             )
 
     def capacity(self, ranks: int) -> int:
-        """Steps of each game that a device keeps: at least two rounds."""
-        return max(self.memory // (self.parallel * ranks), 2 * self.steps)
+        """Steps of each game that a device keeps: at least two rounds, and a batch."""
+        games = self.parallel * ranks
+        return max(self.memory // games, 2 * self.steps, -(-self.batch_size // games))
 
     def kept(self, ranks: int) -> int:
         """States of each game that are kept, over all devices."""
@@ -91,8 +91,9 @@ class Knobs:
         return self.parallel * self.steps * ranks
 
     def prefill_rounds(self, ranks: int) -> int:
-        """Rounds before the first update."""
-        return max(1, self.prefill // self.round_states(ranks))
+        """Rounds before the first update: at least a batch."""
+        states = self.round_states(ranks)
+        return max(self.prefill // states, -(-self.batch_size // states))
 
     def rounds_due(self, update: int, ranks: int) -> int:
         """Rounds that must be in memory for the update of that number, counted from 0."""

@@ -130,10 +130,7 @@ class LearningPlayer:
         lessons, shape = self.learner.lessons, (self._games.steps, self._games.parallel)
         for batch in minibatches(played.learned, lessons.passes, lessons.minibatches, self._order):
             self._update(batch)
-        states, actions, _ = played.learned
-        return Played(
-            states.unflatten(0, shape), played.outputs, actions.view(shape).numpy(), played.rewards, played.over
-        )
+        return Played(played.learned.states.unflatten(0, shape), played.outputs)
 
     def _update(self, batch: Minibatch) -> None:
         """One step of the optimizer, on gradients that are averaged over the group."""

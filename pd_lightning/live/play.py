@@ -13,6 +13,8 @@ from pd_lightning.atari import Protocol as Rules
 from pd_lightning.episodes import LIVE_SEEDS, Policy, episode_seeds
 from pd_lightning.teacher import Teacher
 
+NOTHING = np.empty(0)
+
 
 class Played(NamedTuple):
     """T steps of n games.
@@ -20,16 +22,17 @@ class Played(NamedTuple):
     Attributes:
         states: uint8 [T, n, 4, 84, 84].
         q: what the teacher thought of them, float32 [T, n, A].
-        actions: what was done, int64 [T, n].
-        rewards: what followed at once, float32 [T, n]; clipped to -1, 0 and 1 while the teacher learns.
+        actions: what was done, int64 [T, n]. It and what follows are for recorders: empty where the teacher learns, as
+            that is not recorded.
+        rewards: what followed at once, unclipped, float32 [T, n].
         ended: whether the episode ended with this step, bool [T, n].
     """
 
     states: Tensor
     q: Tensor
-    actions: np.ndarray
-    rewards: np.ndarray
-    ended: np.ndarray
+    actions: np.ndarray = NOTHING
+    rewards: np.ndarray = NOTHING
+    ended: np.ndarray = NOTHING
 
 
 class Player(Protocol):

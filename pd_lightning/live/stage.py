@@ -173,7 +173,7 @@ class Stage:
         """States of a memory, each at most once, that follow from seed, rank and update alone."""
         memory, size = self.memories[game], self.knobs.batch_size // self.place.ranks
         dice = np.random.default_rng([LIVE_SEEDS, self.knobs.seed, number, self.place.rank, update, ORDER])
-        return memory.batch(dice.choice(len(memory), min(size, len(memory)), replace=False, shuffle=False))
+        return memory.batch(dice.choice(len(memory), size, replace=False, shuffle=False))
 
     def state_dict(self) -> dict[str, Any]:
         """Memories of all processes, teachers that learn, how many rounds were played; games begin anew afterwards."""
@@ -205,11 +205,8 @@ class Stage:
         for recorder in self._recorders.values():
             recorder.forget()
         if mine["ahead"]:
-            nothing, shape = np.empty(0), (self.knobs.steps, self.knobs.parallel, STACK, 84, 84)
+            shape = (self.knobs.steps, self.knobs.parallel, STACK, 84, 84)
             self._ahead = Future()
             self._ahead.set_result(
-                {
-                    game: Played(unpack(each["states"], shape), each["q"], nothing, nothing, nothing)
-                    for game, each in mine["ahead"].items()
-                }
+                {game: Played(unpack(each["states"], shape), each["q"]) for game, each in mine["ahead"].items()}
             )

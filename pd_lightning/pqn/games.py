@@ -13,14 +13,14 @@ from torch import Tensor
 from pd_lightning.atari import PROTOCOLS, action_meanings, build
 from pd_lightning.episodes import TRAINING_SEEDS, Policy, episode_seeds
 
-AT_LEAST_ONE = ("parallel", "steps", "passes", "minibatches", "rounds")
-AT_LEAST_ZERO = ("epsilon_steps", "warmup", "seed")
+AT_LEAST_ONE = ("parallel", "steps", "passes", "minibatches", "rounds", "batch_size", "memory", "prefill", "updates")
+AT_LEAST_ZERO = ("epsilon_steps", "beta_steps", "warmup", "seed")
 SHARES = ("discount", "trace", "epsilon_start", "epsilon_end")
 ABOVE_ZERO = ("learning_rate", "gradient_clip")
 
 
 def check_learning(settings: Mapping[str, Any], prefix: str) -> None:
-    """Raises a ValueError that names the first setting of a teacher that learns which makes no sense.
+    """Raises a ValueError that names the first setting of live play, or of a teacher that learns, which makes no sense.
 
     Args:
         settings: those named above, or some of them; others are not looked at.
@@ -65,15 +65,11 @@ class Round(NamedTuple):
         learned: all of them, as one minibatch.
         returns: sums of clipped rewards of the games that ended.
         outputs: what the network thought of every action, float32 [T, n, A].
-        rewards: clipped, float32 [T, n].
-        over: whether a game ended with a step (not only a life), bool [T, n].
     """
 
     learned: Minibatch
     returns: list[float]
     outputs: Tensor
-    rewards: np.ndarray
-    over: np.ndarray
 
 
 def lambda_returns(
@@ -86,7 +82,8 @@ def lambda_returns(
 
     Args:
         rewards: float32 [T, n].
-        ends: bool [T, n], whether nothing follows step t.
+        ends: bool [T, n], whether the return is cut after step t: the game or a life was lost, or the limit of frames
+            was reached, which counts as an end too.
         values: max over actions of Q, float32 [T + 1, n]; the last row is of the states after the last step.
         discount: of the future, per step.
         trace: lambda; 0 looks one step ahead, 1 to the end.
@@ -163,7 +160,6 @@ class Games:
         seen = torch.empty((*shape, 4, 84, 84), dtype=torch.uint8)
         actions, rewards, ends = np.empty(shape, np.int64), np.empty(shape, np.float32), np.empty(shape, bool)
         values = np.empty((self.steps + 1, self.parallel), np.float32)
-        over = np.empty(shape, bool)
         outputs: list[np.ndarray] = []
         returns: list[float] = []
         with torch.inference_mode():
@@ -177,10 +173,10 @@ class Games:
                 self._states, rewards[t], terminated, truncated, info = self._env.step(actions[t])
                 ends[t] = terminated | truncated
                 self._running += rewards[t]
-                over[t] = ends[t] & (info["episode_frame_number"] <= 31)  # not a life: the game's clock starts again
-                returns += self._running[over[t]].tolist()
-                self._running[over[t]] = 0
+                over = ends[t] & (info["episode_frame_number"] <= 31)  # not a life: the game's clock starts again
+                returns += self._running[over].tolist()
+                self._running[over] = 0
             values[-1] = policy(torch.from_numpy(self._states)).max(1).values.cpu().numpy()
         targets = lambda_returns(rewards, ends, values, self.discount, self.trace)
         flat = Minibatch(seen.flatten(0, 1), torch.from_numpy(actions.ravel()), torch.from_numpy(targets.ravel()))
-        return Round(flat, returns, torch.from_numpy(np.stack(outputs)), rewards, over)
+        return Round(flat, returns, torch.from_numpy(np.stack(outputs)))

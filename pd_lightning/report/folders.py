@@ -17,9 +17,9 @@ from pd_lightning.report.runs import NEEDED, ReportError, Run, joined, read_run
 def runs_in(named: Sequence[Path], *, tests: bool = False) -> list[Run]:
     """The runs of these folders; what has no score of its own is left out with a note.
 
-    That are folders of tests, unless they are asked for, runs that never played, and of runs with the same settings
-    and seed all but one: the one that got farthest, and of those the last by name. A run that goes on from the
-    checkpoint of another is one with it.
+    Left out are folders of tests, unless they are asked for; runs that never played; and of runs with the same settings
+    and seed all but the one that got farthest (of those the last by name). A run that goes on from the checkpoint of
+    another is one with it.
 
     Args:
         named: runs, folders with runs somewhere below, or patterns that no shell has expanded.

@@ -61,7 +61,7 @@ class Student:
         return (f"protocol {self.protocol}", *pressed)
 
     def after(self, earlier: Sequence[Student]) -> Student:
-        """The same, if it began with the weights of runs that differ in nothing; else with what those were."""
+        """Itself, if the runs that it goes on from had the same settings; else with settings that say what they had."""
         here = {self.loss, self.acts or RECORDED, self.root, *self.settings}
         others = []
         for each in earlier:

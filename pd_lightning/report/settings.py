@@ -10,6 +10,8 @@ NO_DIFFERENCE = {"games", "seed", "cache", "threads", "memory", "updates", "beta
 LEARNING = ("max_steps", "max_epochs", "max_time", "accumulate_grad_batches", "gradient_clip_val",
             "gradient_clip_algorithm", "limit_train_batches", "overfit_batches", "precision", "callbacks")  # fmt: skip
 """Options of the Trainer that change what is learned."""
+USUAL = {"accumulate_grad_batches": (1,), "overfit_batches": (0,)}
+"""Values of them that change nothing."""
 
 
 CLASSES = ("PolicyDistillation", "TeacherDatasets", "LiveTeacher", "PQN", "ParallelPlay")
@@ -41,14 +43,19 @@ def described(config: dict[str, Any]) -> dict[str, Any]:
     ignored = NO_DIFFERENCE - ({"memory"} if acts else set())  # in live play it is how many states are kept
     ignored |= set() if data.get("learn") else {"lessons"}  # of a teacher that learns
     for source, names in ((data, data.keys() - ignored), (config.get("trainer", {}), LEARNING)):
-        settings |= {name: source[name] for name in names if source.get(name) not in (None, {}, [], False)}
+        settings |= {name: source[name] for name in names if is_set(name, source.get(name))}
     for name in {"protocol", "fire"} & settings.keys():  # of live play; a score's are the rollouts'
         settings[f"played_by_{name}"] = settings.pop(name)
-    if settings.get("accumulate_grad_batches") == 1:
-        del settings["accumulate_grad_batches"]
     settings |= {name: config[name] for name in ("optimizer", "lr_scheduler") if config.get(name)}
     said = tuple(f"{key} {short(value)}" for key, value in sorted(settings.items()))
     return {"size": size, "loss": loss, "acts": acts, "settings": said}
+
+
+def is_set(name: str, value: Any) -> bool:
+    """Whether an option says anything: what is false does not, unless it is FIRE, which is left out on purpose."""
+    if value is False:
+        return name == "fire"
+    return value not in (None, {}, [], *USUAL.get(name, ()))
 
 
 def class_of(part: dict[str, Any]) -> str:

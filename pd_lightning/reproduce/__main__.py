@@ -42,11 +42,13 @@ def show(tasks: tuple[Task, ...], ray: str | None, at_once: int, console: Consol
     return failed
 
 
-def check(settings: Settings) -> None:
+def check(settings: Settings, at_once: int) -> None:
     """Raises a ValueError that names the first setting that makes no sense."""
     for name in ("updates", "episodes", "hours"):
         if not getattr(settings, name) > 0:
             raise ValueError(f"--{name} is {getattr(settings, name)}: choose more than 0")
+    if at_once < 0:
+        raise ValueError(f"--at_once is {at_once}: choose 0 (as many as there are devices), or more")
     if not settings.seeds or len(set(settings.seeds)) != len(settings.seeds) or min(settings.seeds) < 0:
         raise ValueError(f"--seeds is {list(settings.seeds)}: name at least one, each once, and none below 0")
 
@@ -89,7 +91,7 @@ def reproduce(
     updates = updates if updates is not None else 3000 if quick else 20_000
     hours = hours if hours is not None else 1.0 if quick else 4.0
     settings = Settings(output, root, tuple(games or ()), tuple(seeds), updates, episodes, hours, tuple(options))
-    check(settings)
+    check(settings, at_once)
     planned = plan(names, settings)
     for game, reason in planned.left_out.items():
         console.print(f"left out  {game}: {reason}")

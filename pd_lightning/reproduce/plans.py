@@ -49,7 +49,7 @@ class Plan:
     Attributes:
         recordings: that are missing.
         runs: that learn from recordings, or from live play.
-        left_out: games of the paper's that cannot be learned here, and why.
+        left_out: games of the paper's that cannot be learned here, or an experiment that cannot be done, and why.
     """
 
     recordings: tuple[Task, ...]
@@ -157,7 +157,9 @@ EXPERIMENTS: dict[str, tuple[Callable[[Settings], list[Task]], tuple[str, ...]]]
 }
 """Name to what it runs, and the games that it runs on unless others are named."""
 LIVE = ("on-policy", "online")
-"""Those that need no recording."""
+"""Those that need no recording; online needs no teacher either."""
+SHIPPED = Path("datasets")
+"""Where a recording looks for a teacher that its own root has not."""
 
 
 def plan(experiments: Sequence[str], settings: Settings) -> Plan:
@@ -176,25 +178,33 @@ def plan(experiments: Sequence[str], settings: Settings) -> Plan:
     for name in experiments:
         make, usual = EXPERIMENTS[name]
         chosen = settings.games or usual
+        missing = {game: reason for game in chosen if (reason := unlearnable(settings, game, name))}
+        if missing and (settings.games or len(missing) == len(chosen)):
+            raise ShardError(next(iter(missing.values())))
+        left_out |= missing
+        chosen = tuple(game for game in chosen if game not in missing)
+        if name == "multi-task" and len(chosen) < 2 < len(experiments):  # of all experiments, the one that it cannot be
+            left_out[name] = "it asks for two games at least"
+            continue
         if name not in LIVE:
-            missing = {game: reason for game in chosen if (reason := unlearnable(settings, game))}
-            if missing and (settings.games or len(missing) == len(chosen)):
-                raise ShardError(next(iter(missing.values())))
-            left_out |= missing
-            chosen = tuple(game for game in chosen if game not in missing)
             games += [game for game in chosen if game not in games]
         runs += make(replace(settings, games=chosen))
     return Plan(tuple(recordings(settings, games)), tuple(dict.fromkeys(runs)), left_out)
 
 
-def unlearnable(settings: Settings, game: str) -> str:
-    """Why a game cannot be learned here; nothing if it can."""
-    folder = Path(settings.root) / game
-    if has_shards(folder) or (folder / "teacher.safetensors").is_file():
+def unlearnable(settings: Settings, game: str, experiment: str) -> str:
+    """Why a game cannot be learned here in an experiment; nothing if it can."""
+    folder, teacher = Path(settings.root) / game, "teacher.safetensors"
+    if experiment == "online" or (folder / teacher).is_file():
+        return ""
+    live = experiment in LIVE
+    if live and any(word.startswith("--data.teachers") for word in settings.options):
+        return ""
+    if not live and (has_shards(folder) or (SHIPPED / game / teacher).is_file()):
         return ""
     return (
-        f"{folder}: has neither a recording nor a teacher.safetensors; train a teacher (`python train.py fit "
-        f"--config pd_lightning/presets/teacher.yaml --data.game {game}`), or leave it out by --games"
+        f"{folder}: has {'no' if live else 'neither a recording nor a'} {teacher}; train a teacher (`python train.py "
+        f"fit --config pd_lightning/presets/teacher.yaml --data.game {game}`), or leave it out by --games"
     )
 
 

@@ -20,8 +20,8 @@ from pd_lightning.reproduce.tasks import DONE, Task
 
 PICTURES = {"curves.png": "learning curves", "sizes.png": "score against size"}
 DIFFERENCES = """\
-- Teachers are those named above, not the paper's DQN, and nobody's scores begin with a human's play: absolute scores do
-  not compare with the paper's, shares of the teacher's do.
+- Teachers are those named above, not the paper's DQN, and no score here uses human starts: absolute scores do not
+  compare with the paper's, shares of the teacher's do.
 - Actions are the emulator's minimal sets (Pong has 6, in the paper 3).
 - A run learns from the play and for the updates stated above; in the paper from 10 hours, and for longer.
 - Adam with a warm-up and a linear decay, unless another optimizer is named above, instead of RMSProp; input centred by
@@ -30,7 +30,7 @@ DIFFERENCES = """\
 - With several games every batch holds every game (the paper: one game a batch), unless `--data.mixing one_game` is
   named above.
 - One learning rate, batch size and perplexity are used for all games and sizes. They, and who acts in live play, were
-  chosen by students of Pong and Breakout, by final scores too: for these two games they are not fresh.
+  tuned on Pong and Breakout, partly by final scores: results on these two games are not held out.
 - Runs differ in the seeds of their weights and of their data; all are scored in episodes of the same seeds."""
 
 
@@ -41,7 +41,7 @@ def write_results(tasks: Sequence[Task], settings: Settings, command: str, left_
         tasks: runs that have ended.
         settings: theirs, as they were planned.
         command: that was given, as a shell takes it.
-        left_out: games that could not be learned, and why.
+        left_out: games that could not be learned, and experiments that could not be done, and why.
 
     Returns:
         RESULTS.md.

@@ -83,7 +83,7 @@ class Teacher(nn.Module):
         Raises:
             ValueError: there is no such game, or no such kind of outputs; or it plays other games.
         """
-        if hasattr(policy, "student"):
+        if all(hasattr(policy, name) for name in ("student", "outputs", "fire")):
             outputs, rules = outputs or policy.outputs, policy.fire  # pyright: ignore[reportFunctionMemberAccess]
             fire = rules.get(game, False) if fire is None else fire
             policy = policy.student  # pyright: ignore[reportFunctionMemberAccess]

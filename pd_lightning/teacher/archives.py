@@ -55,6 +55,18 @@ def members(archive: zipfile.ZipFile, where: object) -> dict[str, zipfile.ZipInf
     return dict(zip(names, found, strict=True))
 
 
+def copy_limited(source: IO[bytes] | gzip.GzipFile, target: IO[bytes], limit: int) -> int:
+    """Copies piece by piece until the source ends, or has given more than `limit` bytes; returns how many it has given.
+
+    What it gives beyond the limit is not written.
+    """
+    size = 0
+    while size <= limit and (piece := source.read(1 << 20)):
+        size += len(piece)
+        target.write(piece[: limit - size] if size > limit else piece)
+    return size
+
+
 def unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: IO[bytes], limit: int, where: object) -> int:
     """Copies a member piece by piece, and no more than it declared and was allowed; returns its bytes.
 
@@ -66,16 +78,12 @@ def unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: IO[bytes], l
         raise TeacherError(f"{shown} unpacks to {info.file_size:,} bytes, allowed are {limit:,}; {TRUSTED}")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise TeacherError(f"{shown} is packed by method {info.compress_type}, allowed are 0 and 8; {TRUSTED}")
-    left = info.file_size
     with archive.open(info) as source:  # compares the checksum at the end, and stops where it was to end
-        while piece := source.read(1 << 20):
-            left -= len(piece)
-            if left < 0:
-                raise TeacherError(f"{shown} is larger than the {info.file_size:,} bytes declared; {TRUSTED}")
-            target.write(piece)
-    if left:
-        raise TeacherError(f"{shown} is smaller than the {info.file_size:,} bytes declared; {TRUSTED}")
-    return info.file_size
+        size = copy_limited(source, target, info.file_size)
+    if size != info.file_size:
+        other = "larger" if size > info.file_size else "smaller"
+        raise TeacherError(f"{shown} is {other} than the {info.file_size:,} bytes declared; {TRUSTED}")
+    return size
 
 
 def inflate(source: IO[bytes], target: IO[bytes], limit: int, where: object) -> None:
@@ -85,11 +93,8 @@ def inflate(source: IO[bytes], target: IO[bytes], limit: int, where: object) -> 
         TeacherError: it is not whole, or larger than `limit`.
     """
     with naming(where, "not a whole gzip file", "copy it again"), gzip.GzipFile(fileobj=source) as packed:
-        while piece := packed.read(1 << 20):
-            limit -= target.write(piece)
-            if limit < 0:
-                break
-    if limit < 0:
+        size = copy_limited(packed, target, limit)
+    if size > limit:
         raise TeacherError(f"{where}: unpacks to more than the bytes allowed for weights; {TRUSTED}")
 
 

@@ -15,7 +15,7 @@ import fsspec
 
 from pd_lightning.files import whole
 from pd_lightning.remote import cache_folder
-from pd_lightning.teacher.archives import TEXT_LIMIT, WEIGHTS_LIMIT
+from pd_lightning.teacher.archives import TEXT_LIMIT, WEIGHTS_LIMIT, copy_limited
 from pd_lightning.teacher.fault import TeacherError, naming
 
 _BESIDE = ("config.yml", "args.yml")
@@ -91,9 +91,5 @@ def _get(files: Any, place: str, target: Path, limit: int, size: int) -> None:
         raise TeacherError(f"hf://{place}: {size:,} bytes, allowed are {limit:,}; choose another model")
     target.parent.mkdir(parents=True, exist_ok=True)
     with whole(target) as part, files.open(place, "rb") as source, part.open("wb") as opened:
-        left = limit
-        while piece := source.read(1 << 20):
-            left -= len(piece)
-            if left < 0:
-                raise TeacherError(f"hf://{place}: more than the {limit:,} bytes allowed; choose another model")
-            opened.write(piece)
+        if copy_limited(source, opened, limit) > limit:
+            raise TeacherError(f"hf://{place}: more than the {limit:,} bytes allowed; choose another model")

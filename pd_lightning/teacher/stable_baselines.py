@@ -81,7 +81,7 @@ def build_policy(
     names = [f"{layout.features}cnn.{number}" for number in (0, 2, 4)] + [f"{layout.features}linear.0"]
     outputs = _output_names(state, layout.outputs)
     _refuse_more(state, [*names, *outputs], layout, where)
-    settings = _check_data(data, actions, len(outputs) > 1, where)
+    settings = _check_data(data, len(outputs) > 1, where)
     trunk, last = take_layers(state, names, outputs, where)
     rows = len(last[-1].bias)
     readout: nn.Module | None = None
@@ -117,7 +117,7 @@ def _refuse_more(state: Mapping[str, object], names: list[str], layout: _Layout,
             )
 
 
-def _check_data(data: Mapping[str, Any], actions: int, deep: bool, where: Path) -> Mapping[str, Any]:
+def _check_data(data: Mapping[str, Any], deep: bool, where: Path) -> Mapping[str, Any]:
     """The policy's settings, after those were refused that change what the same weights compute."""
     settings = data.get("policy_kwargs")
     settings = settings if isinstance(settings, Mapping) else {}
