@@ -223,8 +223,8 @@ def test_another_seed_plays_other_episodes(datasets, tmp_path, unplayed):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"episodes": 0}, "episodes is 0: at least 1"),
-        ({"every_n_updates": -1}, "every_n_updates is -1: choose 0"),
+        ({"episodes": 0}, r"episodes is 0: choose --rollouts\.episodes of at least 1"),
+        ({"every_n_updates": -1}, r"every_n_updates is -1: choose --rollouts\.every_n_updates of at least 0"),
         ({"parallel": 0}, "parallel is 0"),
         ({"seed": -1}, "seed is -1"),
         ({"protocol": "mine"}, "unknown protocol 'mine': choose one of paper, nature, machado"),
