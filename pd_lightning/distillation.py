@@ -113,12 +113,18 @@ class PolicyDistillation(pl.LightningModule):
             self.begun = True
 
     def on_fit_start(self) -> None:
-        """Takes the data's rules of play, and calibrates temperatures that no checkpoint has brought by now.
+        """A checkpoint, if there is one, is loaded by now: what it does not know comes from the data.
 
         Raises:
             ValueError: the loss makes no sense of what was recorded.
         """
-        data = datamodule_of(self)
+        self._heed(datamodule_of(self))
+        for game, outputs in datamodule_of(self).outputs.items() if self.loss == "kl" else ():
+            if outputs == "q" and self.given[game] == "auto":
+                rank_zero_info(f"{game}: temperature {self.temperatures[game]:.4g}, perplexity {self.perplexity:g}")
+
+    def _heed(self, data: Any) -> None:
+        """Takes the data's rules of play, and calibrates temperatures that are not known."""
         self.fire = data.fire_rules()
         for game, outputs in data.outputs.items():
             if outputs == "logits":
@@ -127,9 +133,6 @@ class PolicyDistillation(pl.LightningModule):
                 self.temperatures[game] = calibrate(data.teacher_q(game), self.perplexity, game)
         # Ranks that play live have seen different states, and must have one loss.
         self.temperatures = self.trainer.strategy.broadcast(self.temperatures)
-        for game, outputs in data.outputs.items() if self.loss == "kl" else ():
-            if outputs == "q" and self.given[game] == "auto":
-                rank_zero_info(f"{game}: temperature {self.temperatures[game]:.4g}, perplexity {self.perplexity:g}")
 
     def _accept_logits(self, game: str) -> None:
         """Logits are a policy already: they are neither Q-values to repeat nor to be sharpened once more."""
@@ -149,6 +152,8 @@ class PolicyDistillation(pl.LightningModule):
     def on_train_start(self) -> None:
         """A resumed run may be longer than the one before, which left its own learning rate behind: perhaps 0."""
         renew_rate(self.lr_schedulers(), self._schedule, self.learning_rate)
+        if "auto" in self.temperatures.values():  # Lightning's LearningRateFinder learns before a fit starts
+            self._heed(datamodule_of(self))
         used = {game: value for game, value in self.temperatures.items() if value != "auto" and self.loss == "kl"}
         for logger in self.loggers if used else ():
             logger.log_metrics({f"temperature/{game}": value for game, value in used.items()}, self.global_step)
