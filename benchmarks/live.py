@@ -61,7 +61,7 @@ def run(way: str, game: str, size: str, fresh: float, updates: int, batch_size: 
     if options is None:
         data = TeacherDatasets(games=[game], batch_size=batch_size)
     else:
-        data = LiveTeacher([game], batch_size=batch_size, fresh=fresh, memory=20_000, **options)
+        data = LiveTeacher([game], batch_size=batch_size, fresh=fresh, buffer_size=20_000, **options)
     clock = Clock()
     precision: Any = fastest_precision("auto")
     trainer = pl.Trainer(

@@ -22,14 +22,22 @@ def teacher_of(game="pong", seed=0):
 def settings(**other):
     values = {
         "games": ("pong",), "learn": False, "beta": 1.0, "beta_end": 1.0, "beta_steps": 0, "batch_size": 32,
-        "fresh": 0.25, "memory": 400, "prefill": 80, "parallel": 4, "steps": 10, "updates": 100, "protocol": "paper",
-        "seed": 0, "lessons": Lessons(),
+        "fresh": 0.25, "buffer_size": 400, "prefill": 80, "parallel": 4, "steps": 10, "updates": 100,
+        "protocol": "paper", "seed": 0, "lessons": Lessons(),
     }  # fmt: skip
     return Knobs(**{**values, **other})
 
 
 def live(teachers, **other):
-    options = {"batch_size": 16, "fresh": 0.5, "memory": 200, "prefill": 40, "parallel": 4, "steps": 5, "updates": 100}
+    options = {
+        "batch_size": 16,
+        "fresh": 0.5,
+        "buffer_size": 200,
+        "prefill": 40,
+        "parallel": 4,
+        "steps": 5,
+        "updates": 100,
+    }
     if not other.get("learn"):
         options["teachers"] = {game: str(teachers[game]) for game in other.get("games", ["pong"])}
     return LiveTeacher(**{**options, **other})

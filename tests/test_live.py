@@ -41,7 +41,7 @@ def test_a_run_learns_from_so_many_rounds_as_are_due_and_the_same_ones_again(tea
 def test_a_student_that_follows_comes_nearer(teachers):
     far = []
     for updates in (1, 40):
-        data = live(teachers, batch_size=64, memory=2000, prefill=400)
+        data = live(teachers, batch_size=64, buffer_size=2000, prefill=400)
         module = run(data, updates)
         states, q = stage_of(data).memories["pong"].newest(500)
         far.append(float(kl(module(states)["pong"], q)))

@@ -13,7 +13,7 @@ from pd_lightning.atari import PROTOCOLS
 from pd_lightning.cli import PRESETS, main
 from pd_lightning.teacher import load_teacher
 
-SMALL = ["--data.batch_size=16", "--data.memory=200", "--data.prefill=40", "--data.parallel=4", "--data.steps=8",
+SMALL = ["--data.batch_size=16", "--data.buffer_size=200", "--data.prefill=40", "--data.parallel=4", "--data.steps=8",
          "--trainer.accelerator=cpu", "--trainer.precision=32-true", "--model.size=net3", "--model.warmup=2",
          "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--rollouts.episodes=1",
          "--data.lessons.minibatches=2", "--rollouts.at_start=false", "--film.enabled=false",
@@ -53,7 +53,7 @@ def test_bad_knobs_are_one_line_on_the_command_line(teachers, capsys, monkeypatc
     monkeypatch.setattr("sys.argv", ["train.py"])
     words = ["fit", PRESET["on_policy"], f"--data.teachers={{pong: {teachers['pong']}}}"]
     for option, message in (("--data.beta=2", "beta is 2.0"), ("--data.games=[breakout]", "teachers has pong"),
-                            ("--data.memory=10000000000", "GiB are free")):  # fmt: skip
+                            ("--data.buffer_size=10000000000", "GiB are free")):  # fmt: skip
         with pytest.raises(SystemExit) as stopped:
             main([*words, option])
         error = capsys.readouterr().err.strip().splitlines()
@@ -114,7 +114,7 @@ def test_each_of_two_processes_plays_its_own_games_and_they_share_student_and_te
     folder.mkdir()
     (folder / "witness.py").write_text(WITNESS)
     words = ["fit", PRESET["online"], *SMALL, "--trainer.max_steps=6", "--trainer.devices=2", "--trainer.strategy=ddp"]
-    words += ["--trainer.callbacks+=witness.Witness", "--data.memory=512", "--rollouts.every_n_updates=0"]
+    words += ["--trainer.callbacks+=witness.Witness", "--data.buffer_size=512", "--rollouts.every_n_updates=0"]
     statuses, output = torchrun(folder, *words)
     assert statuses == (0, 0), output
     first, second = (json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2))

@@ -57,7 +57,7 @@ def test_what_is_played_before_a_checkpoint_is_loaded_is_not_recorded_again(teac
     monkeypatch.setitem(PROTOCOLS, "short", SHORT)
     monkeypatch.setattr(recorder, "STEPS_PER_HOUR", 300)
     saved = ModelCheckpoint(tmp_path, save_top_k=-1, every_n_train_steps=5)
-    long = {"protocol": "short", "record_to": str(tmp_path), "prefill": 600, "memory": 600}
+    long = {"protocol": "short", "record_to": str(tmp_path), "prefill": 600, "buffer_size": 600}
     run(live(teachers, **long), 5, enable_checkpointing=True, callbacks=[saved])
     before = {path.name for path in (tmp_path / "pong").iterdir()}
     data = live(teachers, **long)

@@ -49,8 +49,8 @@ class LiveTeacher(pl.LightningDataModule):
         batch_size: states of each game in an update, over all devices.
         fresh: states that are played for each state that is learned from; 0.125 looks at each 8 times (the inverse of
             what others call samples per insert).
-        memory: size of the replay buffer: states of each game that are kept, over all devices; the oldest make room
-            (7 KB each).
+        buffer_size: of the replay buffer: states of each game that are kept, over all devices; the oldest make room (7
+            KB each).
         prefill: states of each game that the teacher plays before the first update, over all devices.
         parallel: games played side by side, on each device.
         steps: decisions in each of them in a round of play.
@@ -79,7 +79,7 @@ class LiveTeacher(pl.LightningDataModule):
         beta_steps: int = 0,
         batch_size: int = 256,
         fresh: float = 0.125,
-        memory: int = 50_000,
+        buffer_size: int = 50_000,
         prefill: int = 5_000,
         parallel: int = 32,
         steps: int = 8,
@@ -94,7 +94,7 @@ class LiveTeacher(pl.LightningDataModule):
         check_distinct(games)
         self.knobs = Knobs(
             games=tuple(games), learn=learn, beta=beta, beta_end=beta if beta_end is None else beta_end,
-            beta_steps=beta_steps, batch_size=batch_size, fresh=fresh, memory=memory, prefill=prefill,
+            beta_steps=beta_steps, batch_size=batch_size, fresh=fresh, buffer_size=buffer_size, prefill=prefill,
             parallel=parallel, steps=steps, updates=updates, protocol=protocol, seed=seed, lessons=lessons,
         )  # fmt: skip
         self.knobs.check()

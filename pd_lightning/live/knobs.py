@@ -23,7 +23,7 @@ class Knobs:
     beta_steps: int
     batch_size: int
     fresh: float
-    memory: int
+    buffer_size: int
     prefill: int
     parallel: int
     steps: int
@@ -60,27 +60,27 @@ class Knobs:
                 f"fresh is {self.fresh}: choose --data.fresh above 0; 0.125 plays a state for 8 learned from"
             )
         for name in ("prefill", "batch_size"):
-            if getattr(self, name) > self.memory:
+            if getattr(self, name) > self.buffer_size:
                 raise ValueError(
-                    f"{name} is {getattr(self, name)}, but only the newest {self.memory} states are kept: raise "
-                    f"--data.memory, or lower --data.{name}"
+                    f"{name} is {getattr(self, name)}, but only the newest {self.buffer_size} states are kept: raise "
+                    f"--data.buffer_size, or lower --data.{name}"
                 )
         if self.learn:
             check_learning({**asdict(self.lessons), "parallel": self.parallel, "steps": self.steps}, "--data.lessons.")
         kept, free = self.kept(1), available_memory("cpu")
         need = kept * STATE_BYTES * len(self.games)
         if need > free:
-            rounds = ", two rounds," if kept > self.memory else ""
+            rounds = ", two rounds," if kept > self.buffer_size else ""
             raise ValueError(
-                f"memory is {kept:,} states{rounds} of {len(self.games)} games: {need / 2**30:.1f} GiB, and "
-                f"{free / 2**30:.1f} GiB are free; choose --data.memory of at most "
+                f"buffer_size is {kept:,} states{rounds} of {len(self.games)} games: {need / 2**30:.1f} GiB, and "
+                f"{free / 2**30:.1f} GiB are free; choose --data.buffer_size of at most "
                 f"{int(free / 2 / STATE_BYTES / len(self.games)):,}{', and fewer --data.steps' if rounds else ''}"
             )
 
     def capacity(self, ranks: int) -> int:
         """Steps of each game that a device keeps: at least two rounds, and a batch."""
         games = self.parallel * ranks
-        return max(self.memory // games, 2 * self.steps, -(-self.batch_size // games))
+        return max(self.buffer_size // games, 2 * self.steps, -(-self.batch_size // games))
 
     def kept(self, ranks: int) -> int:
         """States of each game that are kept, over all devices."""

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 
 from pd_lightning.report.runs import Student
 
-ALWAYS_SAID = ("batch_size", "mixing", "weights", "learn", "fresh", "memory", "learning_rate", "optimizer",
+ALWAYS_SAID = ("batch_size", "mixing", "weights", "learn", "fresh", "buffer_size", "learning_rate", "optimizer",
                "lr_scheduler", "protocol", "FIRE")  # fmt: skip
 """Settings that are shown even where all students share them."""
 

@@ -40,8 +40,7 @@ def described(config: dict[str, Any]) -> dict[str, Any]:
     settings.pop("games", None)
     data = config.get("data", {}).get("init_args", {})
     acts = acting(data) if "beta" in data else ""
-    ignored = NO_DIFFERENCE - ({"memory"} if acts else set())  # in live play it is how many states are kept
-    ignored |= set() if data.get("learn") else {"lessons"}  # of a teacher that learns
+    ignored = NO_DIFFERENCE | (set() if data.get("learn") else {"lessons"})  # of a teacher that learns
     for source, names in ((data, data.keys() - ignored), (config.get("trainer", {}), LEARNING)):
         settings |= {name: source[name] for name in names if is_set(name, source.get(name))}
     for name in {"protocol", "fire"} & settings.keys():  # of live play; a score's are the rollouts'
