@@ -13,17 +13,8 @@ from torch import Tensor
 from pd_lightning.atari import PROTOCOLS, action_meanings, build
 from pd_lightning.episodes import TRAINING_SEEDS, Policy, episode_seeds
 
-AT_LEAST_ONE = (
-    "parallel",
-    "steps",
-    "passes",
-    "minibatches",
-    "rounds",
-    "batch_size",
-    "buffer_size",
-    "prefill",
-    "updates",
-)
+AT_LEAST_ONE = ("parallel", "steps", "passes", "minibatches", "rounds", "batch_size", "buffer_size", "prefill",
+                "updates")  # fmt: skip
 AT_LEAST_ZERO = ("epsilon_steps", "beta_steps", "warmup", "seed")
 SHARES = ("discount", "trace", "epsilon_start", "epsilon_end")
 ABOVE_ZERO = ("learning_rate", "gradient_clip")
