@@ -172,7 +172,13 @@ def refuse_other_weights(path: Path, checkpoint: Mapping[str, Any], model: pl.Li
     """
     games, mine = checkpoint["hyper_parameters"].get("games"), model.hparams.get("games")
     if games != mine:
-        raise CheckpointError(f"{path}: knows the games {games}, the data are of {mine}; give --data.games as it had")
+        known, here = (", ".join(each) if isinstance(each, dict) else str(each) for each in (games, mine))
+        if known == here:  # and only their actions differ
+            known, here = str(games), str(mine)
+        raise CheckpointError(
+            f"{path}: plays {known}, the data are of {here}; give --data.games '[{known}]', or its run's own settings, "
+            "--config RUN/config.yaml"
+        )
     saved = {name: tuple(getattr(tensor, "shape", ())) for name, tensor in checkpoint["state_dict"].items()}
     built = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     for name in sorted(saved.keys() | built.keys()):

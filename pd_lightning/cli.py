@@ -29,7 +29,15 @@ from pd_lightning.checkpoints import (
 )
 from pd_lightning.commands import STOPPED
 from pd_lightning.ending import report
-from pd_lightning.folder import RunConfig, checkpoint_folders, claim_folder, forget_stop, job_folder, own_loggers
+from pd_lightning.folder import (
+    RunConfig,
+    checkpoint_folders,
+    claim_folder,
+    forget_stop,
+    job_folder,
+    own_loggers,
+    run_folder,
+)
 from pd_lightning.machine import fastest_precision, keep_freed_memory
 from pd_lightning.messages import fail, our_own, quieten
 from pd_lightning.networks import parameter_count
@@ -136,11 +144,14 @@ class DistillationCLI(LightningCLI):
         if self._over:
             rank_zero_info(
                 f"{self.config.fit.ckpt_path} has had all {self._checkpoint_updates} updates, nothing is left to do: "
-                "raise --trainer.max_steps or max_epochs, or score the checkpoint by `test`"
+                "raise --trainer.max_steps or max_epochs, score the checkpoint by `test`, or begin anew by --ckpt_path "
+                "null"
             )
             raise SystemExit(0)
         keeps = self.trainer.checkpoint_callback is not None and not self.config.fit.checkpoint.dirpath
         claim_folder(self.trainer.loggers, begins=keeps and not self.config.fit.ckpt_path)
+        if folder := run_folder(self.trainer):
+            rank_zero_info(f"logs: {folder}")
         if not self.config.fit.trainer.enable_model_summary:
             network = network_of(self.model)
             games = ", ".join(games_of(network, self.datamodule))

@@ -120,8 +120,8 @@ class PolicyDistillation(pl.LightningModule):
         """
         self._heed(datamodule_of(self))
         for game, outputs in datamodule_of(self).outputs.items() if self.loss == "kl" else ():
-            if outputs == "q" and self.given[game] == "auto":
-                rank_zero_info(f"{game}: temperature {self.temperatures[game]:.4g}, perplexity {self.perplexity:g}")
+            aim = f", perplexity {self.perplexity:g}" if outputs == "q" and self.given[game] == "auto" else ""
+            rank_zero_info(f"{game}: temperature {self.temperatures[game]:.4g}{aim}")
 
     def _heed(self, data: Any) -> None:
         """Takes the data's rules of play, and calibrates temperatures that are not known."""

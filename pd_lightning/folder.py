@@ -14,6 +14,8 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning.cli import SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 
+from pd_lightning.messages import fail
+
 NAME = "lightning_logs"
 FOLDERS = (TensorBoardLogger, CSVLogger)
 """Loggers that give each run a folder of its own; others have one for all, or none."""
@@ -68,6 +70,8 @@ def claim_folder(loggers: Sequence[Logger], begins: bool) -> None:
             break
         except FileExistsError:
             first._version = int(first.version) + 1
+        except OSError as error:
+            fail(f"{first.log_dir} cannot be made ({error.strerror}): choose another --trainer.default_root_dir")
     for other in loggers[1:]:
         if isinstance(other, CSVLogger) and Path(other.root_dir) == Path(first.root_dir):
             other._version = first.version

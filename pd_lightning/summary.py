@@ -38,7 +38,7 @@ def results_table(
         padding=(0, 1, 0, 0),
     )
     if hasattr(data, "teacher_returns") and scores.keys() - teachers.keys():
-        table.caption = "without a teacher's score: none was recorded under these rules of play"
+        table.caption = "without a teacher's score: no recorded episodes that it alone played by these rules"
     player = "student" if hasattr(model, "student") else "agent"
     table.add_column("game")
     for name in ("teacher", f"{player} ± 95%", "episodes", "of teacher", "parameters (of dqn)", "agreement", "seconds"):
@@ -51,7 +51,7 @@ def results_table(
         table.add_row(
             game,
             _number(teacher, ".1f"),
-            f"{returns.mean:.1f} ± {_number((high - low) / 2, '.1f')}" if returns else "-",
+            _number(returns.mean, ".1f") + _number((high - low) / 2, ".1f", before=" ± ", none="") if returns else "-",
             str(len(returns.values)) if returns else "-",
             _number(percents[-1], ".1f", "%") if returns and returns.mean >= 0 else "-",
             f"{parameters:,} ({share:.1f}%)",
@@ -88,5 +88,5 @@ def teachers_of(data: Any, scores: Mapping[str, Returns]) -> dict[str, float]:
     return {game: values[game] for game, values in found.items() if game in values}
 
 
-def _number(value: float, form: str, unit: str = "") -> str:
-    return "-" if math.isnan(value) else format(value, form) + unit
+def _number(value: float, form: str, unit: str = "", before: str = "", none: str = "-") -> str:
+    return none if math.isnan(value) else before + format(value, form) + unit

@@ -280,6 +280,7 @@ def test_info_agrees_with_the_recording(copy):
         "protocol": "paper",
         "teacher": "tëst teacher",
         "teacher_sha256": HEADER.teacher_sha256,
+        "player": "teacher",
         "shards": 2,
         "blocks": 12,
         "states": 232,

@@ -134,6 +134,16 @@ class TestPassesOn:
         said = capsys.readouterr().err
         assert re.search(r"^error: \S+\.ckpt: No space left on device; make room, or .*$", said, re.M)
 
+    def test_a_folder_that_cannot_be_made_is_one_line(self, datasets, tmp_path, capsys):
+        (tmp_path / "taken").touch()
+        with pytest.raises(SystemExit) as stopped:
+            main(["fit", f"--data.root={datasets}", f"--trainer.default_root_dir={tmp_path}/taken/runs", *TINY])
+        assert stopped.value.code == 2
+        said = capsys.readouterr().err
+        assert re.search(
+            r"^error: \S+/taken/runs/\S+ cannot be made \(Not a directory\): choose another --tr", said, re.M
+        )
+
     def test_the_rules_of_play_are_those_of_the_film_too(self, capsys):
         config = yaml.safe_load(shown(capsys, "fit", "--rollouts.protocol=machado", "--print_config"))
         assert "protocol" not in config["film"]  # there is one place to say it

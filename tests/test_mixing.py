@@ -152,7 +152,7 @@ def test_small_games_leave_to_large_ones_what_memory_they_do_not_need(blocks):
 
 @pytest.mark.parametrize(("mixing", "weights", "complaint"), [
     ("stirred", {}, r"unknown mixing 'stirred': choose --data\.mixing from balanced, one_game"),
-    ("balanced", {"enduro": 1.0}, "weight of enduro is 1.0: give --data.weights above 0, of pong, breakout"),
+    ("balanced", {"enduro": 1.0}, "weights has enduro, which is not among the games, pong, breakout"),
     ("balanced", {"pong": 0.0}, "weight of pong is 0.0"),
     ("one_game", {"pong": float("nan")}, "weight of pong is nan"),
     ("one_game", {"pong": float("inf")}, "weight of pong is inf"),

@@ -268,5 +268,5 @@ def test_the_command_line_complains_in_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["recording", "--game", "pong", "--root", str(tmp_path)])
     assert main() == 1
     error = capsys.readouterr().err
-    assert error.startswith(f"error: {tmp_path}/pong/teacher.safetensors: there is no such file; train a teacher")
+    assert error.startswith(f"error: {tmp_path}/pong/teacher.safetensors: there is no such file; name another")
     assert error.count("\n") == 1

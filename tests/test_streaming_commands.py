@@ -40,7 +40,7 @@ def test_the_order_command_prints_what_a_rank_would_see(datasets, capsys, memory
     (["--games=[pong, breakout]", "--batch_size=25", "--ranks=2"], "multiple of the number of devices"),
     (["--games", "enduro"], "enduro"),
     (["--mixing", "stirred"], "balanced, one_game"),
-    (["--weights.breakout", "2"], "weight of breakout is 2"),
+    (["--weights.breakout", "2"], "weights has breakout"),
     (["--memory", "0.0001"], "raise --data.memory"),
     (["--memory", "-1"], "memory is -1"),
     (["--games=pong,pong"], "each once"),

@@ -77,7 +77,7 @@ def test_a_file_of_another_kind_is_refused_in_one_line(tmp_path, content):
 
 
 def test_a_missing_file_is_an_error_that_says_how_to_get_one(tmp_path):
-    with pytest.raises(TeacherError, match=r"there is no such file; train a teacher with .*--data\.game pong"):
+    with pytest.raises(TeacherError, match=r"there is no such file; name another, or train .*--data\.game pong"):
         load_teacher(tmp_path / "none.safetensors", "pong")
 
 

@@ -46,6 +46,7 @@ def _summary(path: Path, paths: Iterable[Path]) -> dict[str, Any]:
         "protocol": first.protocol,
         "teacher": first.teacher,
         "teacher_sha256": first.teacher_sha256,
+        "player": ", ".join(sorted({shard.header.player for shard in shards})),
         "shards": len(shards),
         "blocks": sum(shard.n_blocks for shard in shards),
         "states": states,
@@ -58,6 +59,13 @@ def _summary(path: Path, paths: Iterable[Path]) -> dict[str, Any]:
     }
 
 
+def shown(value: Any) -> str:
+    """A value of a summary, for a person."""
+    if value is None:
+        return "-"
+    return f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
 def _print_summary(summary: dict[str, Any]) -> None:
     for name, value in summary.items():
         if name == "actions":
@@ -65,7 +73,7 @@ def _print_summary(summary: dict[str, Any]) -> None:
                 share = count / summary["states"]
                 print(f"  {meaning:16} {count:9,} {share:6.1%} {'#' * round(40 * share)}")
         else:
-            print(f"{name:16} {value:,.4g}" if isinstance(value, float) else f"{name:16} {value}")
+            print(f"{name:16} {shown(value)}")
     print()
 
 

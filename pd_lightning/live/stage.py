@@ -117,7 +117,8 @@ class Stage:
             torch.set_num_threads(self._cores)
         for game, recorder in self._recorders.items():
             recorder.flush()
-            rank_zero_info(f"{game}: {recorder.episodes:,} whole episodes were recorded in {recorder.folder}")
+            more = "" if recorder.episodes else ": none has ended; play for longer, or fewer at once (--data.parallel)"
+            rank_zero_info(f"{game}: {recorder.episodes:,} whole episodes were recorded in {recorder.folder}{more}")
         self._recorders = {}
 
     def _start(self) -> None:

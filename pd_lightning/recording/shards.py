@@ -11,7 +11,7 @@ import ale_py
 import numpy as np
 
 from pd_lightning import __version__
-from pd_lightning.atari import FRAME_SKIP, Protocol, action_meanings
+from pd_lightning.atari import FRAME_SKIP, STEPS_PER_HOUR, Protocol, action_meanings
 from pd_lightning.blocks import BLOCK, STACK, Header, Shard, ShardError, ShardWriter
 from pd_lightning.episodes import RECORDING_SEEDS, Moment, episode_seeds, moments
 from pd_lightning.teacher import Teacher
@@ -164,7 +164,10 @@ def check_same(path: Path, found: Header, wanted: Header) -> None:
     for field in ("game", "protocol", "epsilon", "noop_max", "frame_limit", "sticky", "fire", "seed", "shard",
                   "steps_goal", "teacher_sha256", "outputs", "player"):  # fmt: skip
         if getattr(found, field) != getattr(wanted, field):
+            said = ""
+            if field == "steps_goal":
+                said = f" ({found.steps_goal / STEPS_PER_HOUR:g} and {wanted.steps_goal / STEPS_PER_HOUR:g} of an hour)"
             raise ShardError(
-                f"{path}: {field} is {getattr(found, field)}, this recording's is {getattr(wanted, field)}; "
+                f"{path}: {field} is {getattr(found, field)}, this recording's is {getattr(wanted, field)}{said}; "
                 "delete the file to record it again, or record to another --root"
             )

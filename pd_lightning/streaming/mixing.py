@@ -44,8 +44,12 @@ def check_mixing(games: list[str], mixing: str, weights: Mapping[str, float]) ->
     if mixing not in MIXINGS:
         raise ValueError(f"unknown mixing {mixing!r}: choose --data.mixing from {', '.join(MIXINGS)}")
     for game, weight in weights.items():
-        if game not in games or not 0 < weight < float("inf"):
-            raise ValueError(f"weight of {game} is {weight}: give --data.weights above 0, of {', '.join(games)}")
+        if game not in games:
+            raise ValueError(
+                f"weights has {game}, which is not among the games, {', '.join(games)}: add it to --data.games"
+            )
+        if not 0 < weight < float("inf"):
+            raise ValueError(f"weight of {game} is {weight}: choose --data.weights above 0")
     return {game: float(weights.get(game, 1.0)) for game in games}
 
 

@@ -44,8 +44,8 @@ def load_teacher(path: str | os.PathLike[str], game: str | None = None) -> Teach
     file = fetch(os.fspath(path)) if is_hub(path) else in_run(Path(path))
     if not file.is_file():
         raise TeacherError(
-            f"{file}: there is no such file; train a teacher with `python train.py fit --config "
-            f"pd_lightning/presets/teacher.yaml --data.game {game or 'GAME'}`, or name another file"
+            f"{file}: there is no such file; name another, or train a teacher with `python train.py fit --config "
+            f"pd_lightning/presets/teacher.yaml --data.game {game or 'GAME'}`"
         )
     teacher = _read(file, game)
     if game is not None and teacher.game != game:
