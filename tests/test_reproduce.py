@@ -312,7 +312,7 @@ def test_a_reproduction_runs_what_is_missing_goes_on_after_a_kill_and_writes_wha
     text = (tmp_path / "out" / "RESULTS.md").read_text()
     for part in ("python -m pd_lightning.reproduce multi-task", "## 2 games in one student",
                  "## All runs", "## Differs from the paper",
-                 "2 runs of 4 updates, seeds 0, scored over 1 episodes under protocol paper",
+                 "2 runs of 4 updates, seed 0, scored over 1 episode under protocol paper",
                  "![learning curves](curves.png)"):  # fmt: skip
         assert part in text
     run = read_run(Path(first.folder) / "lightning_logs" / "version_1")

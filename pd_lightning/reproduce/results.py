@@ -91,7 +91,8 @@ def about(runs: Sequence[Run], seconds: Sequence[float], shards: Recordings) -> 
     many = len(runs) > 1
     each_one = f", {min(seconds) / 60:.1f} to {max(seconds) / 60:.1f} minutes each" if many else ""
     return (
-        f"{len(runs)} run{'s' * many} of {updates} updates, seed{'s' * many} {seeds}, scored over {episodes} episodes "
-        f"under protocol {rules}; {duration(sum(seconds))} in all{each_one}, on {machine}; {packages}.\n\n"
-        f"Learned from {played or 'live play'}."
+        f"{len(runs)} run{'s' * many} of {updates} updates, seed{'s' * (',' in seeds)} {seeds}, scored over {episodes} "
+        f"episode{'s' * (episodes != '1')} under protocol {rules}; {duration(sum(seconds))} in all{each_one}, on "
+        f"{machine}; {packages}.\n\n"
+        f"{f'Recorded, to learn from and to hold out: {played}' if played else 'Learned from live play'}."
     )
