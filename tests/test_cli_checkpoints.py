@@ -175,7 +175,9 @@ class TestCheckpoints:
 
     def test_a_checkpoint_of_other_games_is_refused(self, datasets, last, refused):
         words = ["test", f"--data.root={datasets}", "--data.games=[breakout]", f"--ckpt_path={last}"]
-        refused(*words, reasons=[last, "plays pong, the data are of breakout; give --data.games '[pong]'", "config.yaml"])
+        refused(
+            *words, reasons=[last, "plays pong, the data are of breakout; give --data.games '[pong]'", "config.yaml"]
+        )
 
     @pytest.mark.parametrize(
         ("change", "reason", "remedy"),
