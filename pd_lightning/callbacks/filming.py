@@ -22,7 +22,7 @@ class Film(Callback):
 
     Args:
         enabled: whether to film at all.
-        protocol: rules of play, one of `pd_lightning.atari.PROTOCOLS`.
+        protocol: rules of play: paper, nature or machado.
         fire: press FIRE for the player at a start and after a lost life (default: as for the teacher).
         seed: of the episode.
         steps: at most so many decisions; 4,500 are five minutes of play.

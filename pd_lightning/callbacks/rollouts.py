@@ -32,7 +32,7 @@ class Rollouts(Callback):
     Args:
         every_n_updates: how often during fit, in optimizer steps; 0 for never.
         episodes: of each game and each time.
-        protocol: rules of play, one of `pd_lightning.atari.PROTOCOLS`.
+        protocol: rules of play: paper, nature or machado.
         at_start: also before the first update, so that curves begin with the untrained network.
         at_end: also after the last update.
         parallel: games played side by side, on each rank.
