@@ -31,8 +31,8 @@ def score(
     """Plays whole episodes and prints their mean return with its 95% interval.
 
     Args:
-        teacher: a file or a run's folder of ours, one of Stable-Baselines3, CleanRL or Atari Agents, or hf://OWNER/NAME on the
-            Hugging Face Hub.
+        teacher: a file or a run's folder of ours, a file of Stable-Baselines3, CleanRL or Atari Agents, or
+            hf://OWNER/NAME on the Hugging Face Hub.
         game: the game; needed only where neither the file nor its folders tell, or a student plays several.
         episodes: how many.
         protocol: rules of play: paper, nature or machado.
