@@ -12,6 +12,7 @@ from lightning_utilities.core.rank_zero import rank_zero_info
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
+from pd_lightning.bounds import check_at_least
 from pd_lightning.episodes import Policy, policy_of
 from pd_lightning.losses import LOSSES, kl
 from pd_lightning.networks import SIZES, Student
@@ -60,8 +61,7 @@ class PolicyDistillation(pl.LightningModule):
         self.temperatures = dict(self.given)
         if not learning_rate > 0:
             raise ValueError(f"learning_rate is {learning_rate}: choose --model.learning_rate above 0")
-        if warmup < 0:
-            raise ValueError(f"warmup is {warmup}: choose --model.warmup of at least 0")
+        check_at_least(0, "--model.", warmup=warmup)
         self.save_hyperparameters(ignore=["_class_path"])
         self.student: Any = self.build(games, size)
         self.loss, self.perplexity = loss, perplexity
@@ -118,8 +118,9 @@ class PolicyDistillation(pl.LightningModule):
         Raises:
             ValueError: the loss makes no sense of what was recorded.
         """
-        self._heed(datamodule_of(self))
-        for game, outputs in datamodule_of(self).outputs.items() if self.loss == "kl" else ():
+        data = datamodule_of(self)
+        self._heed(data)
+        for game, outputs in data.outputs.items() if self.loss == "kl" else ():
             aim = f", perplexity {self.perplexity:g}" if outputs == "q" and self.given[game] == "auto" else ""
             rank_zero_info(f"{game}: temperature {self.temperatures[game]:.4g}{aim}")
 

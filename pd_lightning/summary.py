@@ -47,11 +47,10 @@ def results_table(
     for game in games:
         returns, teacher = scores.get(game), teachers.get(game, math.nan)
         percents.append(percent_of_teacher(returns.mean, teacher) if returns else math.nan)
-        low, high = returns.interval if returns else (math.nan, math.nan)
         table.add_row(
             game,
             _number(teacher, ".1f"),
-            _number(returns.mean, ".1f") + _number((high - low) / 2, ".1f", before=" ± ", none="") if returns else "-",
+            _score(returns) if returns else "-",
             str(len(returns.values)) if returns else "-",
             _number(percents[-1], ".1f", "%") if returns and returns.mean >= 0 else "-",
             f"{parameters:,} ({share:.1f}%)",
@@ -88,5 +87,10 @@ def teachers_of(data: Any, scores: Mapping[str, Returns]) -> dict[str, float]:
     return {game: values[game] for game, values in found.items() if game in values}
 
 
-def _number(value: float, form: str, unit: str = "", before: str = "", none: str = "-") -> str:
-    return none if math.isnan(value) else before + format(value, form) + unit
+def _score(returns: Returns) -> str:
+    low, high = returns.interval
+    return f"{returns.mean:.1f}" + ("" if math.isnan(low) else f" ± {(high - low) / 2:.1f}")  # of one episode: none
+
+
+def _number(value: float, form: str, unit: str = "") -> str:
+    return "-" if math.isnan(value) else format(value, form) + unit

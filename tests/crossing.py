@@ -61,7 +61,7 @@ def cross(folder, monkeypatch, walks, mode):
     monkeypatch.setattr("pd_lightning.callbacks.rollouts.play", glance)
     play = Rollouts(every_n_updates=2, episodes=1)
     keep = Checkpoint("rollout/freeway/return", mode, every_n_train_steps=3)
-    trainer_of(folder, 7, play, keep).fit(Chicken(list(walks)), DataLoader([torch.zeros(1)] * 10))  # pyright: ignore
+    trainer_of(folder, 7, play, keep).fit(Chicken(list(walks)), ten_batches())
     best = read_checkpoint(folder / "version_0" / "checkpoints" / "best.ckpt")
     assert best["state_dict"]["weight"] == -best["global_step"]
     with (folder / "version_0" / "returns.csv").open(newline="") as file:

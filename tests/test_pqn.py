@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from conftest import checkpoint_of
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.trainer.states import TrainerFn
 
@@ -251,10 +252,8 @@ def test_a_run_may_begin_with_a_teachers_weights(tmp_path):
 def test_a_student_begins_as_it_plays_with_logits_scaled_back_to_q_values(tmp_path):
     student = PolicyDistillation({"pong": 6}, "net3", temperature=0.05)
     torch.nn.init.normal_(student.student.heads["pong"].output.weight)  # pyright: ignore
-    trainer = pl.Trainer(logger=False, accelerator="cpu", enable_checkpointing=False)
-    trainer.strategy.connect(student)
-    trainer.save_checkpoint(tmp_path / "student.ckpt")
-    begun = PQN({"pong": 6}, "net3", layer_norm=False, weights=str(tmp_path / "student.ckpt"))
+    path = checkpoint_of(student, tmp_path / "student.ckpt")
+    begun = PQN({"pong": 6}, "net3", layer_norm=False, weights=str(path))
     states = torch.randint(0, 256, (5, 4, 84, 84), dtype=torch.uint8)
     torch.testing.assert_close(begun.network(states)["pong"], 0.05 * student(states)["pong"], rtol=1e-4, atol=1e-5)
 
@@ -312,8 +311,6 @@ def test_weights_of_another_network_or_game_are_refused(tmp_path, arguments, mes
 def test_a_checkpoint_without_layer_normalisation_is_read_as_such(tmp_path):
     module = PQN({"pong": 6}, "net3", layer_norm=False)
     torch.nn.init.normal_(module.network.heads["pong"].output.weight)  # pyright: ignore
-    trainer = pl.Trainer(logger=False, accelerator="cpu", enable_checkpointing=False)
-    trainer.strategy.connect(module)
-    trainer.save_checkpoint(tmp_path / "pqn.ckpt")
+    path = checkpoint_of(module, tmp_path / "pqn.ckpt")
     states = torch.randint(0, 256, (5, 4, 84, 84), dtype=torch.uint8)
-    torch.testing.assert_close(load_teacher(tmp_path / "pqn.ckpt")(states), module.network(states)["pong"])
+    torch.testing.assert_close(load_teacher(path)(states), module.network(states)["pong"])

@@ -9,7 +9,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from borrowing import SMALL_TEXT, AtariNet, CleanRL, model
-from conftest import quiet_trainer, tiny_network
+from conftest import checkpoint_of, quiet_trainer, tiny_network
 
 from pd_lightning.atari import PROTOCOLS, Protocol
 from pd_lightning.blocks import Shard, ShardError
@@ -32,10 +32,9 @@ def make(folder, name):
     if name == "teacher.safetensors":
         return save_teacher(tiny_network("breakout"), path, {})
     if name == "last.ckpt":
-        module, trainer = PQN({"breakout": 4}, "net3"), quiet_trainer()
+        module = PQN({"breakout": 4}, "net3")
         module.network.load_state_dict(tiny_network("breakout").state_dict())
-        trainer.strategy.connect(module)
-        trainer.save_checkpoint(path)
+        checkpoint_of(module, path)
     elif name.endswith(".zip"):
         model(path.stem, 4, **SMALL_TEXT).save(path)
     elif name == "policy.pth":

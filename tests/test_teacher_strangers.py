@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from borrowing import SMALL_TEXT, AtariNet, CleanRL, model, rewrite
-from conftest import quiet_trainer, tiny_network
+from conftest import checkpoint_of, tiny_network
 from payload import Payload
 
 from pd_lightning.networks import QNetwork
@@ -29,10 +29,7 @@ def good(tmp_path_factory):
     """A whole file of each format, by name."""
     folder = tmp_path_factory.mktemp("good")
     files = [save_teacher(tiny_network("pong"), folder / "teacher.safetensors", {"steps": 5})]
-    module, trainer = PQN({"pong": 6}, "net3"), quiet_trainer()
-    trainer.strategy.connect(module)
-    trainer.save_checkpoint(folder / "last.ckpt")
-    files.append(folder / "last.ckpt")
+    files.append(checkpoint_of(PQN({"pong": 6}, "net3"), folder / "last.ckpt"))
     for algorithm in ("DQN", "QR-DQN", "PPO", "A2C"):
         files.append(folder / f"{algorithm}.zip")
         model(algorithm, **SMALL_TEXT).save(files[-1])

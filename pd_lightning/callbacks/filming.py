@@ -11,6 +11,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
 from pd_lightning.atari import named_protocol
+from pd_lightning.bounds import check_at_least
 from pd_lightning.callbacks.playing import playing
 from pd_lightning.callbacks.rollouts import fire_rule
 from pd_lightning.film import film, gif, write_mp4
@@ -32,9 +33,8 @@ class Film(Callback):
         self, enabled: bool = True, protocol: str = "paper", fire: bool | None = None, seed: int = 0, steps: int = 4500
     ) -> None:
         named_protocol(protocol)
-        for name, value, least in (("steps", steps, 1), ("seed", seed, 0)):
-            if value < least:
-                raise ValueError(f"{name} is {value}: choose --film.{name} of at least {least}")
+        check_at_least(1, "--film.", steps=steps)
+        check_at_least(0, "--film.", seed=seed)
         self.enabled, self.protocol, self.fire, self.seed, self.steps = enabled, protocol, fire, seed, steps
         self.paths: list[Path] = []
 

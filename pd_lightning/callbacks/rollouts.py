@@ -11,6 +11,7 @@ from lightning_utilities.core.rank_zero import rank_zero_info
 from pytorch_lightning.callbacks import Callback, StochasticWeightAveraging
 
 from pd_lightning.atari import check_fire, named_protocol
+from pd_lightning.bounds import check_at_least
 from pd_lightning.callbacks.keeping import Checkpoint, is_last_update
 from pd_lightning.callbacks.playing import playing
 from pd_lightning.callbacks.progress import episode_bar
@@ -51,12 +52,8 @@ class Rollouts(Callback):
         fire: bool | None = None,
         seed: int = 0,
     ) -> None:
-        for name, value, least in (
-            ("episodes", episodes, 1), ("every_n_updates", every_n_updates, 0), ("parallel", parallel, 1),
-            ("seed", seed, 0),
-        ):  # fmt: skip
-            if value < least:
-                raise ValueError(f"{name} is {value}: choose --rollouts.{name} of at least {least}")
+        check_at_least(1, "--rollouts.", episodes=episodes, parallel=parallel)
+        check_at_least(0, "--rollouts.", every_n_updates=every_n_updates, seed=seed)
         named_protocol(protocol)
         self.every_n_updates, self.episodes, self.protocol = every_n_updates, episodes, protocol
         self.at_start, self.at_end = at_start, at_end

@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 
 from pd_lightning.atari import check_game, named_protocol
+from pd_lightning.bounds import check_at_least
 from pd_lightning.live.learner import Lessons
 from pd_lightning.live.memory import STATE_BYTES
 from pd_lightning.machine import available_memory
@@ -54,7 +55,9 @@ class Knobs:
                 f"beta is {self.beta} to {self.beta_end}, but a teacher that learns does so from what it does itself: "
                 "choose --data.beta 1, or --data.learn false"
             )
-        check_learning({name: value for name, value in vars(self).items() if name != "lessons"}, "--data.")
+        least_one = ("batch_size", "buffer_size", "prefill", "parallel", "steps", "updates")
+        check_at_least(1, "--data.", **{name: getattr(self, name) for name in least_one})
+        check_at_least(0, "--data.", beta_steps=self.beta_steps, seed=self.seed)
         if not 0 < self.fresh < math.inf:
             raise ValueError(
                 f"fresh is {self.fresh}: choose --data.fresh above 0; 0.125 plays a state for 8 learned from"

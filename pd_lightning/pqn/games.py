@@ -11,25 +11,25 @@ import torch
 from torch import Tensor
 
 from pd_lightning.atari import PROTOCOLS, action_meanings, build
+from pd_lightning.bounds import check_at_least
 from pd_lightning.episodes import TRAINING_SEEDS, Policy, episode_seeds
 
-AT_LEAST_ONE = ("parallel", "steps", "passes", "minibatches", "rounds", "batch_size", "buffer_size", "prefill",
-                "updates")  # fmt: skip
-AT_LEAST_ZERO = ("epsilon_steps", "beta_steps", "warmup", "seed")
+AT_LEAST_ONE = ("parallel", "steps", "passes", "minibatches", "rounds")
+AT_LEAST_ZERO = ("epsilon_steps", "warmup", "seed")
 SHARES = ("discount", "trace", "epsilon_start", "epsilon_end")
 ABOVE_ZERO = ("learning_rate", "gradient_clip")
 
 
 def check_learning(settings: Mapping[str, Any], prefix: str) -> None:
-    """Raises a ValueError that names the first setting of live play, or of a teacher that learns, which makes no sense.
+    """Raises a ValueError that names the first setting of a teacher that learns which makes no sense.
 
     Args:
         settings: those named above, or some of them; others are not looked at.
         prefix: of the options on the command line.
     """
+    for least, names in (1, AT_LEAST_ONE), (0, AT_LEAST_ZERO):
+        check_at_least(least, prefix, **{name: settings[name] for name in names if name in settings})
     kinds = (
-        (AT_LEAST_ONE, lambda value: value >= 1, "of at least 1"),
-        (AT_LEAST_ZERO, lambda value: value >= 0, "of at least 0"),
         (SHARES, lambda value: 0 <= value <= 1, "from 0 to 1"),
         (ABOVE_ZERO, lambda value: 0 < value < math.inf, "above 0"),
     )

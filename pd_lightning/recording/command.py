@@ -33,6 +33,12 @@ GAMES_PER_HOUR = 36
 """Most games last for about 1,500 steps, 100 seconds."""
 
 
+def usual_teacher(root: str, game: str) -> Path:
+    """Where a game's teacher lies: in a root of datasets, else, if there is one, among those that ship."""
+    places = [Path(place) / game / "teacher.safetensors" for place in (root, "datasets")]
+    return next((path for path in places if path.is_file()), places[0])
+
+
 def record(
     game: str,
     hours: float = 1.0,
@@ -68,8 +74,7 @@ def record(
             folders (needs `pip install -e '.[ray]'`).
     """
     check_amount(hours, parallel, seed, check)
-    usual = [Path(place) / check_game(game) / "teacher.safetensors" for place in (root, "datasets")]
-    file = teacher or str(next((path for path in usual if path.is_file()), usual[0]))
+    file = teacher or str(usual_teacher(root, check_game(game)))
     agent = load_teacher(file, game).to(chosen_device(device))
     if fire is None and agent.fire:
         print(

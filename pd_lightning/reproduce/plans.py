@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pd_lightning.blocks import ShardError, find_shards
+from pd_lightning.recording.command import usual_teacher
 from pd_lightning.reproduce.tasks import DONE, Task
 
 PRESETS = Path(__file__).parent.parent / "presets"
@@ -158,8 +159,6 @@ EXPERIMENTS: dict[str, tuple[Callable[[Settings], list[Task]], tuple[str, ...]]]
 """Name to what it runs, and the games that it runs on unless others are named."""
 LIVE = ("on-policy", "online")
 """Those that need no recording; online needs no teacher either."""
-SHIPPED = Path("datasets")
-"""Where a recording looks for a teacher that its own root has not."""
 
 
 def plan(experiments: Sequence[str], settings: Settings) -> Plan:
@@ -195,12 +194,13 @@ def plan(experiments: Sequence[str], settings: Settings) -> Plan:
 def unlearnable(settings: Settings, game: str, experiment: str) -> str:
     """Why a game cannot be learned here in an experiment; nothing if it can."""
     folder, teacher = Path(settings.root) / game, "teacher.safetensors"
-    if experiment == "online" or (folder / teacher).is_file():
-        return ""
     live = experiment in LIVE
-    if live and any(word.startswith("--data.teachers") for word in settings.options):
-        return ""
-    if not live and (has_shards(folder) or (SHIPPED / game / teacher).is_file()):
+    if live:
+        named = any(word.startswith("--data.teachers") for word in settings.options)
+        learnable = experiment == "online" or named or (folder / teacher).is_file()
+    else:
+        learnable = has_shards(folder) or usual_teacher(settings.root, game).is_file()
+    if learnable:
         return ""
     return (
         f"{folder}: has {'no' if live else 'neither a recording nor a'} {teacher}; train a teacher (`python train.py "

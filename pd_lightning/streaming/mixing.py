@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import torch
 
+from pd_lightning.bounds import check_at_least
 from pd_lightning.streaming.order import Reach
 from pd_lightning.streaming.sequence import Blocks
 from pd_lightning.streaming.source import choose_reach, memory_of
@@ -29,8 +30,7 @@ def check_data(games: Sequence[str], batch_size: int, seed: int, memory: float |
     check_distinct(games)
     if seed < 0:
         raise ValueError(f"seed is {seed}: choose --data.seed of 0 or more")
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}: choose --data.batch_size of at least 1")
+    check_at_least(1, "--data.", batch_size=batch_size)
     if not (memory is None or 0 < memory < math.inf):
         raise ValueError(f"memory is {memory}: choose --data.memory, a number of GiB above 0")
 
