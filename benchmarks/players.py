@@ -38,14 +38,21 @@ def emulator(game: str, parallel: int, steps: int, root: str) -> float:
 
 
 def recording(game: str, parallel: int, steps: int, root: str) -> float:
-    """What `python -m pd_lightning.recording` does after its start: network, emulator, packing, checksums, file."""
+    """What `python -m pd_lightning.recording` does: network, emulator, packing, checksums, file."""
     keep_freed_memory()
     teacher = load_teacher(Path(root) / game / "teacher.safetensors", game)
     header: Header = replace(header_of(teacher, PROTOCOLS["paper"], parallel), steps_goal=steps)
+    began, before = 0.0, 0
+
+    def count(played: int) -> None:
+        nonlocal began, before
+        if not began:  # as for the emulator alone: not while emulators are built
+            before += played
+            began = time.perf_counter() if before >= WARM_UP else 0.0
+
     with tempfile.TemporaryDirectory() as folder:
-        began = time.perf_counter()
-        shard = record_shard(teacher, Path(folder) / "0000.h5", header, lambda count: None)
-        return len(shard) / (time.perf_counter() - began)
+        shard = record_shard(teacher, Path(folder) / "0000.h5", header, count)
+        return (len(shard) - before) / (time.perf_counter() - began)
 
 
 def baselines_dqn(game: str, parallel: int, **settings: Any) -> Any:

@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import median
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
@@ -54,7 +55,7 @@ def show(title: str, found: dict[str, list[float] | str], against: str, output: 
     whole = median(reference) if isinstance(reference, list) else None
     for name, rates in found.items():
         if isinstance(rates, str):
-            table.add_row(name, rates, "", "")
+            table.add_row(name, escape(rates), "", "")
             continue
         ratio = f"{median(rates) / whole:.2f}" if whole else "-"
         table.add_row(name, f"{median(rates):,.0f}", f"{min(rates):,.0f} to {max(rates):,.0f}", ratio)

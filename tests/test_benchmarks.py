@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import heads, live, rivals, streaming
+from benchmarks import heads, live, rivals, streaming, turns
 from benchmarks.entries import ENTRIES, Entry, Job, Reader
 from benchmarks.measure import Measurement, measure
 from benchmarks.recorded import Recorded, WrongState, each_state
@@ -119,6 +119,11 @@ def test_an_entry_whose_library_is_missing_is_a_row_that_says_so(job, monkeypatc
     assert absent[:2] == ["absent", "not installed (No module named 'no_such_module')"]
     assert len(bound) == len(header) == len(absent)
     assert len(markdown(header, [bound, absent]).splitlines()) == 4
+
+
+def test_who_misses_a_library_is_told_the_extra_that_brings_it(capsys):
+    turns.show("pong", {"alone": [2.0, 4.0], "loop": f"cv2 is {turns.MISSING}"}, "alone", None)
+    assert "cv2 is not installed: pip install -e '.[benchmarks]'" in capsys.readouterr().out
 
 
 def test_the_table_compares_medians():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from jsonargparse import auto_cli
 from rich.console import Console
+from rich.markup import escape
 
 from pd_lightning.commands import status_of
 from pd_lightning.export.checking import export
@@ -35,7 +36,7 @@ def export_player(
     path = Path(output) if output else own
     check_suffix(path)
     agent = load_teacher(player, game)
-    with Console(stderr=True).status(f"{path}: written, and played with"):
+    with Console(stderr=True).status(f"{escape(str(path))}: written, and played with"):
         both, returns = export(agent, path, episodes, protocol)
     actions = f"another action in {both.other_actions:,}" if both.other_actions else "the same action in each"
     print(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -158,7 +159,7 @@ def room_for(steps: int) -> int:
 
 def summary(shards: list[Shard]) -> Table:
     """A table of what lies on disk: states, bytes a state, episodes, mean return with its 95% interval."""
-    table = Table(title=f"recorded in {Path(shards[0].path).parent}")
+    table = Table(title=f"recorded in {escape(str(Path(shards[0].path).parent))}")
     for name in ("shard", "states", "bytes a state", "episodes", "mean return", "95% interval"):
         table.add_column(name, justify="left" if name == "shard" else "right")
     rows = [(Path(shard.path).name, len(shard), Path(shard.path).stat().st_size, shard.returns) for shard in shards]
