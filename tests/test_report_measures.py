@@ -117,13 +117,40 @@ def test_summaries_over_games_are_the_geometric_and_the_interquartile_mean_and_t
     assert found.interquartile[0] == pytest.approx(np.mean(above[1:-1]))
     human = [100 * (13 + 20.7) / 35.3, 100 * (300 - 1.7) / 28.8, 100 * 29 / 29.6]
     assert found.human == pytest.approx(np.median(human))
+
+
+def test_the_interquartile_mean_is_as_uncertain_as_its_runs_are_far_apart():
+    runs = {"pong": (12.0, 16.0), "breakout": (290.0, 310.0), "freeway": (30.0, 28.0)}
+    teachers = {"pong": 19.0, "breakout": 350.0, "freeway": 29.0}
+    found = [Measure(g, tuple(np.full(9, w) for w in v), np.full(9, teachers[g])) for g, v in runs.items()]
     drawn, rng = [], np.random.default_rng(3)
     for _ in range(4000):
-        singles = [[each.above_random for each in Measure(g, tuple(map(np.array, v)), np.array(TEACHERS[g])).singles]
-                   for g, v in runs.items()]  # fmt: skip
-        picked = sorted(value for pair in singles for value in rng.choice(pair, 2))
+        picked = sorted(value for each in found for value in rng.choice([m.above_random for m in each.singles], 2))
         drawn.append(np.mean(picked[1:-1]))
-    assert found.interquartile[1:] == pytest.approx(np.percentile(drawn, [2.5, 97.5]), abs=0.5)
+    assert summarise(found).interquartile[1:] == pytest.approx(np.percentile(drawn, [2.5, 97.5]), abs=0.5)
+
+
+def test_the_interquartile_mean_is_as_uncertain_as_the_episodes_of_runs_that_are_alike():
+    episodes, rng = np.random.default_rng(0).normal(10, 6, 40), np.random.default_rng(1)
+    found = summarise([Measure("pong", (episodes,) * 4, np.full(9, 18.0))]).interquartile
+    means = rng.normal(episodes.mean(), stats.sem(episodes), (20_000, 4))
+    low, high = np.percentile(np.sort(means)[:, 1:-1].mean(1), [2.5, 97.5])
+    assert found[2] - found[1] == pytest.approx(100 * (high - low) / 38.7, rel=0.1)
+
+
+def test_the_interquartile_mean_is_as_uncertain_as_its_teacher():
+    teacher = np.random.default_rng(0).normal(18, 6, 40)
+    found = summarise([Measure("pong", (np.full(9, 15.0),) * 4, teacher)]).interquartile
+    low, high = stats.t.interval(0.95, 39, teacher.mean(), stats.sem(teacher))
+    assert found[1:] == pytest.approx((100 * 35.7 / (high + 20.7), 100 * 35.7 / (low + 20.7)), abs=0.4)
+
+
+def test_runs_of_too_few_episodes_leave_the_interquartile_mean_without_an_interval():
+    many, few = np.full(9, 15.0), np.full(4, 15.0)
+    good, poor = Measure("pong", (many,) * 3, np.full(9, 18.0)), Measure("freeway", (few,), np.full(9, 30.0))
+    found = summarise([good, good, poor]).interquartile
+    assert np.isfinite(found[0])
+    assert np.isnan(found[1:]).all()
 
 
 def test_a_mean_that_leaves_nothing_out_is_no_interquartile_mean():

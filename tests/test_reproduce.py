@@ -77,7 +77,7 @@ def test_every_planned_command_is_one_that_fit_accepts(datasets, tmp_path, name,
 def test_every_planned_run_has_the_settings_asked_for(datasets, tmp_path):
     known = settings(datasets, tmp_path, games=("pong", "breakout"), seeds=(7,), updates=12, episodes=3)
     wanted = {"--data.root": str(datasets), "--seed_everything": "7", "--trainer.max_steps": "12",
-              "--rollouts.episodes": "3", "--rollouts.at_start": "false"}  # fmt: skip
+              "--rollouts.episodes": "3", "--rollouts.seed": "8", "--rollouts.at_start": "false"}  # fmt: skip
     for task in plan(list(EXPERIMENTS), known).runs:
         said = dict(word.split("=", 1) for word in task.words if "=" in word)  # of a word said twice the last counts
         assert wanted.items() <= said.items(), task.folder

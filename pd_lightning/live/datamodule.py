@@ -127,7 +127,10 @@ class LiveTeacher(pl.LightningDataModule):
         return dict(self.fire)
 
     def statistics(self) -> dict[str, tuple[Tensor, float]]:
-        """Mean image float32 [84, 84] and deviation of what is in memory, both in grey levels."""
+        """Mean image float32 [84, 84] and deviation of what is in memory, both in grey levels.
+
+        At first that is the starts of episodes, whose deviation can be far below that of all play (Breakout: 6 to 23).
+        """
         assert self.stage is not None
         newest = {game: memory.newest(SAMPLE).states[:, -1] for game, memory in self.stage.memories.items()}
         return {game: mean_image(frames.cpu().numpy() for frames in seen.split(256)) for game, seen in newest.items()}

@@ -62,11 +62,11 @@ class Measure:
         """(score - random) / (teacher - random), in percent: also of games whose scores do not begin at zero."""
         return float(self.above(self.score))
 
-    def above(self, scores: ArrayLike) -> np.ndarray:
-        """What these scores are above random, as `above_random`; the teacher's mean is taken as it is."""
+    def above(self, scores: ArrayLike, teachers: ArrayLike | None = None) -> np.ndarray:
+        """What scores are above random, as `above_random`, of what teachers' means are (default: of the teacher's)."""
         random = SCORES[self.game].random if self.game in SCORES else math.nan
-        gap = self.teacher_mean - random
-        return 100 * (np.asarray(scores) - random) / (gap if gap > 0 else math.nan)
+        gaps = np.asarray(self.teacher_mean if teachers is None else teachers) - random
+        return 100 * (np.asarray(scores) - random) / np.where(gaps > 0, gaps, math.nan)
 
     @property
     def human(self) -> float:
@@ -113,12 +113,20 @@ class Measure:
             return np.full(RESAMPLES, np.nan)
         return _scores(self.runs, draw_runs(len(self.runs), rng), rng)
 
-    def above_random_drawn(self, rng: np.random.Generator) -> np.ndarray:
-        """`above_random` of runs drawn with replacement, float64 [runs, RESAMPLES]; of one run, of its episodes."""
-        each = [one.above_random for one in self.singles]
-        return (
-            rng.choice(each, (len(each), RESAMPLES)) if len(each) > 1 else self.above(self.score_resampled(rng))[None]
-        )
+    def above_random_drawn(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """`above_random` of runs drawn with replacement, and of the runs that there are with their episodes drawn anew.
+
+        The teacher's episodes are drawn anew in both. Float64 [runs, RESAMPLES] each, all nan where there are fewer
+        than `FEWEST` episodes.
+        """
+        shape, teachers = (len(self.runs), RESAMPLES), self.own or (self.teacher,)
+        if min(map(len, (*self.runs, *teachers))) < FEWEST:
+            return np.full(shape, np.nan), np.full(shape, np.nan)
+        scores = np.stack([_means([values], rng) for values in self.runs])
+        theirs = np.stack([_means([values], rng) for values in teachers])
+        means = np.array([[values.mean()] for values in self.runs])
+        runs = np.take_along_axis(self.above(means, theirs), rng.integers(len(self.runs), size=shape), 0)
+        return runs, self.above(scores, theirs)
 
     def _resampled_together(self, drawn: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The same of runs each with its own teacher, to first order: a ratio whose two sides are drawn together."""
@@ -128,7 +136,7 @@ class Measure:
 
         mine, theirs = (np.array([values.mean() for values in each]) for each in (self.runs, self.own))
         between = ratio(mine @ drawn, theirs @ drawn)
-        return _wider(between, ratio(_means(self.runs, rng), _means(self.own, rng)))
+        return wider(between, ratio(_means(self.runs, rng), _means(self.own, rng)))
 
 
 def draw_runs(count: int, rng: np.random.Generator, spread: np.ndarray | None = None) -> np.ndarray:
@@ -160,10 +168,10 @@ def _scores(runs: Sequence[np.ndarray], drawn: np.ndarray, rng: np.random.Genera
 
     A run's mean has the chance of its episodes in it, so the first would do; but few runs may be alike by chance.
     """
-    return _wider(np.array([values.mean() for values in runs]) @ drawn, _means(runs, rng))
+    return wider(np.array([values.mean() for values in runs]) @ drawn, _means(runs, rng))
 
 
-def _wider(*resampled: np.ndarray) -> np.ndarray:
+def wider(*resampled: np.ndarray) -> np.ndarray:
     """What has the wider interval."""
     return max(resampled, key=lambda values: np.ptp(np.percentile(values, [2.5, 97.5])))
 

@@ -27,9 +27,11 @@ scores do not begin at zero (Pong). Human-normalised: by the scores of Wang et a
 over runs and the teacher's episodes ({RESAMPLES:,} resamples), as wide as Student's t for few of them, and at least as
 wide as the runs' episodes say; those of a single run are of its episodes and say nothing about other seeds. There is
 none (-) where a run or the teacher has fewer than {FEWEST} episodes, which say too little about their spread, or where
-a percentage's would reach below zero. The interquartile mean leaves out a quarter of the runs at either end; its
-interval draws runs with replacement. A dash: not known, or without a meaning. Runs differ in the seeds of their
-weights, and of their data where report.csv says so; all are scored in episodes of the same seeds."""
+a percentage's would reach below zero. The interquartile mean leaves out a quarter of the runs at either end, which
+may be all of one game; its interval is the wider one of runs drawn with replacement and of episodes drawn anew, the
+teacher's too. A dash: not known, or without a meaning. Runs differ in the seeds of their
+weights, and of their data where report.csv says so. Runs with one `--rollouts.seed` are scored in the same episodes,
+and intervals do not know that (`reproduce` gives each seed of a run its own)."""
 
 
 def comparison(students: Mapping[str, Mapping[str, Measure]]) -> str:

@@ -67,7 +67,8 @@ def fit(
         "pd_lightning", "fit", *preset, f"--data.root={settings.root}", f"--data.games=[{','.join(games)}]",
         f"--seed_everything={seed}", f"--data.seed={seed}", f"--trainer.max_steps={settings.updates}",
         f"--trainer.default_root_dir={folder}", "--trainer.enable_progress_bar=false",
-        f"--rollouts.episodes={settings.episodes}", "--rollouts.at_start=false",
+        # Not in the episodes that the defaults were tuned by, and others for each seed: luck with them is not shared.
+        f"--rollouts.episodes={settings.episodes}", f"--rollouts.seed={seed + 1}", "--rollouts.at_start=false",
         f"--rollouts.every_n_updates={-(-settings.updates // 4)}", "--film.enabled=false",
         *options, *settings.options,
     )  # fmt: skip

@@ -21,9 +21,11 @@ from pd_lightning.reproduce.tasks import DONE, Task
 PICTURES = {"curves.png": "learning curves", "sizes.png": "score against size"}
 DIFFERENCES = """\
 - Teachers are those named above, not the paper's DQN, and no score here uses human starts: absolute scores do not
-  compare with the paper's, shares of the teacher's do.
+  compare with the paper's. Shares of the teacher's do so roughly: those trained here are weight averages, which are
+  steadier than a DQN and leave a student less to gain.
 - Actions are the emulator's minimal sets (Pong has 6, in the paper 3).
 - A run learns from the play and for the updates stated above; in the paper from 10 hours, and for longer.
+- Online, the student's weights are averaged and its teacher's, beside which it is scored, are not.
 - Adam with a warm-up and a linear decay, unless another optimizer is named above, instead of RMSProp; input centred by
   the recording's mean image.
 - The temperature of kl is calibrated for each game (a perplexity of 2), unless one is named above; in the paper 0.01.
@@ -31,7 +33,7 @@ DIFFERENCES = """\
   named above.
 - One learning rate, batch size and perplexity are used for all games and sizes. They, and who acts in live play, were
   tuned on Pong and Breakout, partly by final scores: results on these two games are not held out.
-- Runs differ in the seeds of their weights and of their data; all are scored in episodes of the same seeds."""
+- Runs differ in the seeds of their weights, of their data, and of the episodes they are scored in."""
 
 
 def write_results(tasks: Sequence[Task], settings: Settings, command: str, left_out: Mapping[str, str]) -> Path:
