@@ -42,7 +42,7 @@ from pd_lightning.machine import fastest_precision, keep_freed_memory
 from pd_lightning.messages import fail, our_own, quieten
 from pd_lightning.networks import parameter_count
 from pd_lightning.parser import SUBCOMMANDS, Parser
-from pd_lightning.refusals import refuse_old_scores, refuse_strategy, refuse_unused
+from pd_lightning.refusals import refuse_old_scores, refuse_search, refuse_strategy, refuse_unused
 from pd_lightning.summary import games_of, network_of, size_of
 
 PRESETS = Path(__file__).parent / "presets"
@@ -132,7 +132,8 @@ class DistillationCLI(LightningCLI):
         if trainer.get("barebones"):
             fail("--trainer.barebones leaves out logs, scores and checkpoints, which a run is for: leave it out")
         given = trainer.get("callbacks") or []
-        kwargs["callbacks"] = [StopTogether(), *(given if isinstance(given, list) else [given])]
+        # StopTogether last: what others do after a batch, as to average weights, is done when it saves.
+        kwargs["callbacks"] = [*(given if isinstance(given, list) else [given]), StopTogether()]
         bars = any(isinstance(each, ProgressBar) for each in kwargs["callbacks"])
         if trainer.get("enable_progress_bar") is not False and not bars:
             kwargs["callbacks"].append(UpdatesBar())
@@ -148,6 +149,8 @@ class DistillationCLI(LightningCLI):
                 "null"
             )
             raise SystemExit(0)
+        if self.config.fit.ckpt_path:
+            refuse_search(self.trainer)
         keeps = self.trainer.checkpoint_callback is not None and not self.config.fit.checkpoint.dirpath
         claim_folder(self.trainer.loggers, begins=keeps and not self.config.fit.ckpt_path)
         if folder := run_folder(self.trainer):
@@ -187,6 +190,8 @@ class DistillationCLI(LightningCLI):
 
     def before_test(self) -> None:
         """As before validation; and the scores are those of a network that was trained so long."""
+        if self.trainer.limit_test_batches == 0:
+            fail("--trainer.limit_test_batches 0 leaves out play too: give 1 to measure hardly any held-out states")
         self.before_validate()
         self._began = time.time()
         for callback in self.trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]

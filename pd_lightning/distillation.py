@@ -16,7 +16,7 @@ from pd_lightning.bounds import check_at_least
 from pd_lightning.episodes import Policy, policy_of
 from pd_lightning.losses import LOSSES, kl
 from pd_lightning.networks import SIZES, Student
-from pd_lightning.resuming import datamodule_of, name_class, renew_rate
+from pd_lightning.resuming import datamodule_of, forget_raw_weights, name_class, plain, renew_rate
 from pd_lightning.streaming import Batch
 from pd_lightning.temperature import calibrate, check
 
@@ -62,6 +62,8 @@ class PolicyDistillation(pl.LightningModule):
         if not learning_rate > 0:
             raise ValueError(f"learning_rate is {learning_rate}: choose --model.learning_rate above 0")
         check_at_least(0, "--model.", warmup=warmup)
+        games, temperature = plain(games), plain(temperature)
+        perplexity, learning_rate, warmup = plain(perplexity), plain(learning_rate), plain(warmup)
         self.save_hyperparameters(ignore=["_class_path"])
         self.student: Any = self.build(games, size)
         self.loss, self.perplexity = loss, perplexity
@@ -167,9 +169,11 @@ class PolicyDistillation(pl.LightningModule):
         name_class(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """As it was saved."""
-        self.temperatures, self.fire = dict(checkpoint["temperatures"]), dict(checkpoint.get("fire", {}))
+        """As it was saved, but for temperatures that were given."""
+        known = {game: value for game, value in checkpoint["temperatures"].items() if self.given.get(game) == "auto"}
+        self.temperatures, self.fire = {**self.given, **known}, dict(checkpoint.get("fire", {}))
         self.begun = True
+        forget_raw_weights(self, checkpoint)
 
     def temperature(self, game: str) -> float:
         """What divides the Q-values of a game's teacher.

@@ -31,9 +31,18 @@ class RunConfig(SaveConfigCallback):
 
 
 def run_folder(trainer: pl.Trainer) -> Path | None:
-    """Where a run leaves what it makes; nowhere, if it logs nothing. Asks all ranks."""
+    """Where a run leaves what it makes; nowhere, if it logs nothing. Asks all ranks.
+
+    Its loggers may have one folder for all runs (W&B), or none (MLflow's server): then it is where Lightning has put
+    this run's checkpoints.
+    """
+    if not trainer.loggers:
+        return None
+    kept = Path(str(getattr(trainer.checkpoint_callback, "dirpath", None) or ""))
+    if not isinstance(trainer.loggers[0], FOLDERS) and kept.name == "checkpoints":
+        return kept.parent
     folder = trainer.log_dir
-    return Path(folder) if folder and trainer.loggers else None
+    return Path(folder) if folder else None
 
 
 def own_loggers(given: Any, root: str | Path | None) -> list[Logger]:

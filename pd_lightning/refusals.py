@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.callbacks import BatchSizeFinder, LearningRateFinder
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 
@@ -40,9 +41,19 @@ def refuse_strategy(trainer: pl.Trainer, name: str) -> None:
         )
 
 
+def refuse_search(trainer: pl.Trainer) -> None:
+    """Raises a ValueError if a run that goes on has a callback which tries things out and then begins anew."""
+    for each in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
+        if isinstance(each, LearningRateFinder | BatchSizeFinder):
+            raise ValueError(
+                f"{type(each).__name__} would begin the run anew: leave it out where --ckpt_path goes on (what it has "
+                "found is in the checkpoint)"
+            )
+
+
 def refuse_old_scores(trainer: pl.Trainer, monitor: str) -> None:
     """Raises a ValueError if what ReduceLROnPlateau waits for is not new at each epoch's end, when it is asked."""
-    if trainer.check_val_every_n_epoch != 1 or not monitor.startswith(("val/", "train/")):
+    if trainer.check_val_every_n_epoch != 1 or not monitor.startswith("val/"):
         raise ValueError(
             f"ReduceLROnPlateau asks for {monitor!r} after each epoch: give --lr_scheduler.monitor a val/... score, "
             "and validate then: --trainer.val_check_interval null --trainer.check_val_every_n_epoch 1"

@@ -75,6 +75,23 @@ def name_class(module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
     checkpoint.get("hyper_parameters", {}).setdefault("_class_path", f"{kind.__module__}.{kind.__qualname__}")
 
 
+def forget_raw_weights(module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+    """Leaves of averaged weights and those that learning goes on from only the first, unless it goes on.
+
+    Else Lightning's WeightAveraging, of a trainer that has fitted before, takes the others to be tested.
+    """
+    trainer = module._trainer
+    if trainer is None or trainer.state.fn != "fit":
+        checkpoint.pop("current_model_state", None)
+
+
+def plain(value: Any) -> Any:
+    """Python's own number for numpy's or torch's, in a dict too: of others no checkpoint loads without running code."""
+    if isinstance(value, Mapping):
+        return {key: plain(each) for key, each in value.items()}
+    return value.item() if hasattr(value, "item") else value
+
+
 def datamodule_of(module: pl.LightningModule) -> Any:
     """The data module of a module's fit.
 

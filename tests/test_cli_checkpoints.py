@@ -112,6 +112,10 @@ class TestCheckpoints:
     def test_untrained_weights_are_not_scored(self, command, datasets, refused):
         refused(command, f"--data.root={datasets}", reasons=[f"{command} scores a checkpoint: give --ckpt_path"])
 
+    def test_a_test_without_batches_that_would_leave_out_play_is_refused(self, datasets, last, refused):
+        refused("test", f"--data.root={datasets}", *QUIET, "--trainer.limit_test_batches=0", f"--ckpt_path={last}",
+                reasons=["limit_test_batches 0 leaves out play"])  # fmt: skip
+
     @pytest.mark.parametrize("command", ["fit", "test", "validate"])
     @pytest.mark.parametrize("name", ["last", "best", "no_such.ckpt", "."])
     def test_a_checkpoint_that_is_not_there_is_an_error_and_no_new_run(self, name, command, datasets, refused):

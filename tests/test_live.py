@@ -148,6 +148,14 @@ def test_a_second_student_is_played_for_anew(teachers):
     assert stage_of(data).rounds == data.knobs.rounds_due(7, 1)
 
 
+def test_a_second_fit_of_a_trainer_is_refused(teachers):
+    data = live(teachers)
+    trainer = quiet_trainer(max_epochs=-1, max_steps=2)
+    trainer.fit(module := student(data), datamodule=data)
+    with pytest.raises(ValueError, match="does not go on in a second fit: make a new Trainer"):
+        trainer.fit(module, datamodule=data)
+
+
 @pytest.mark.parametrize("way", ["both act", "the teacher learns"])
 def test_precisions_that_are_the_usual_type_of_all_threads_meanwhile_play_in_float32(teachers, way):
     data = live(teachers, **WAYS[way])

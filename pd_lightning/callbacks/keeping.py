@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -15,7 +14,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from pd_lightning.callbacks.stopping import MEASURED, check_monitor
+from pd_lightning.callbacks.stopping import MEASURED, check_monitor, within_update
 from pd_lightning.callbacks.whole import keep_whole
 from pd_lightning.resuming import ResumeError, refuse_changes
 
@@ -65,6 +64,12 @@ class Checkpoint(ModelCheckpoint):
         if stage != "fit" or self.score_key is None:
             return
         check_monitor("checkpoint.monitor", self.score_key, data)
+        batches, looks = trainer.accumulate_grad_batches, trainer.val_check_interval
+        if self.score_key.startswith("val/") and isinstance(looks, int) and looks % batches:
+            raise ValueError(
+                f"checkpoint.monitor is {self.score_key!r}, and it is measured every {looks} batches, of which an "
+                f"update has {batches}: give --trainer.val_check_interval a multiple of {batches}"
+            )
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """A run that goes on does so with its seed and its optimizer, whose state would not fit another."""
@@ -76,6 +81,11 @@ class Checkpoint(ModelCheckpoint):
         super().on_train_start(trainer, pl_module)
         self.best_model_path = self._newest or self.best_model_path
         self._last_global_step_saved = trainer.global_step
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:  # noqa: ANN001
+        """Lightning's, but time is not up within an update."""
+        if not within_update(trainer, batch_idx):
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Also saves the last weights, which need not come when some are due; before an average takes their place."""
@@ -141,8 +151,9 @@ class Checkpoint(ModelCheckpoint):
 
     def _kept(self) -> str:
         """From where a run can go on."""
-        kept = Path(self.last_model_path)
-        return f"the same command with --ckpt_path {kept} goes on" if kept.is_file() else "no checkpoint was due yet"
+        kept = self.last_model_path
+        there = bool(kept) and self._fs.exists(kept)
+        return f"the same command with --ckpt_path {kept} goes on" if there else "no checkpoint was due yet"
 
     def judge(self, trainer: pl.Trainer, measured: str, ended: bool = False) -> None:
         """Keeps the weights if theirs is the best score so far.
@@ -187,14 +198,14 @@ class Checkpoint(ModelCheckpoint):
         if cut:
             progress.processed, progress.completed = progress.ready - 1, progress.ready - 1
         path = mine or self._free(trainer, name)
-        trainer.save_checkpoint(path, weights_only=False)
+        trainer.save_checkpoint(path, weights_only=self.save_weights_only)
         progress.processed, progress.completed = before
         return path
 
     def _free(self, trainer: pl.Trainer, name: str) -> str:
         """The first of NAME.ckpt, NAME-v1.ckpt, ... that is not there, on all devices."""
         names = (f"{name}-v{number}" if number else name for number in itertools.count())
-        paths = (str(Path(self.dirpath or ".") / f"{each}.ckpt") for each in names)
+        paths = (os.path.join(self.dirpath or ".", f"{each}.ckpt") for each in names)
         return next(path for path in paths if not self.file_exists(path, trainer))
 
     def state_dict(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import WeightAveraging
+from pytorch_lightning.trainer.states import TrainerFn
 
 
 @contextmanager
@@ -19,7 +20,8 @@ def playing(trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[None]:
     module.eval()
     try:
         with ExitStack() as stack:
-            for each in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
+            fitting = trainer.state.fn == TrainerFn.FITTING  # what is tested is what was loaded
+            for each in trainer.callbacks if fitting else ():  # pyright: ignore[reportAttributeAccessIssue]
                 if isinstance(each, WeightAveraging):
                     each.on_validation_epoch_start(trainer, module)
                     stack.callback(each.on_validation_epoch_end, trainer, module)

@@ -17,30 +17,52 @@ EVERY = 8
 
 
 class StopTogether(Callback):
-    """SIGTERM to any process of a run, or to all of them, stops all after the same batch.
+    """What a signal asks of any process of a run, or of all of them, all do after the same batch.
 
-    Lightning's own handler talks to the other ranks from inside the signal, whatever they are at: they may wait for
-    each other for ever.
+    SIGTERM stops them; SIGUSR1 is SLURM's, before a job's time is over: Lightning then saves a checkpoint and queues
+    the job again. Lightning's own handlers do so from inside the signal, whatever the ranks are at: they may wait for
+    each other for ever, or save half an update.
     """
 
     def __init__(self) -> None:
-        self._asked = False
+        self._asked = self._ending = self._agreed = False
+        self._save_and_queue: Any = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Takes the place of Lightning's handler, which it puts back itself once the run has ended."""
-        self._asked = False
-        if trainer.world_size > 1 and threading.current_thread() is threading.main_thread():
+        """Takes the place of Lightning's handlers, which it puts back itself once the run has ended."""
+        self._asked = self._ending = self._agreed = False
+        if threading.current_thread() is not threading.main_thread():
+            return
+        if trainer.world_size > 1:
             signal.signal(signal.SIGTERM, self._ask)
+        if callable(theirs := signal.getsignal(signal.SIGUSR1)):
+            self._save_and_queue = theirs
+            signal.signal(signal.SIGUSR1, self._note_end)
 
     def _ask(self, *_: Any) -> None:
         self._asked = True
 
+    def _note_end(self, *_: Any) -> None:
+        self._ending = True
+
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:  # noqa: ANN001
-        """Stops all ranks if one was asked to."""
-        if trainer.world_size == 1 or batch_idx % EVERY:
-            return
-        if trainer.strategy.reduce_boolean_decision(self._asked, all=False):
-            raise SIGTERMException
+        """Does what one of the ranks was asked to."""
+
+        def any_of(mine: bool) -> bool:
+            return mine if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(mine, all=False)
+
+        if (trainer.world_size == 1 or batch_idx % EVERY == 0) and any_of(self._asked or self._ending):
+            if any_of(self._asked):
+                raise SIGTERMException
+            self._agreed = True
+        if self._agreed and not within_update(trainer, batch_idx):
+            self._ending = self._agreed = False
+            self._save_and_queue(signal.SIGUSR1, None)
+
+
+def within_update(trainer: pl.Trainer, batch_idx: int) -> bool:
+    """Whether a batch that has ended is not the last of its update: its gradients are in no checkpoint."""
+    return bool((batch_idx + 1) % trainer.accumulate_grad_batches) and not trainer.is_last_batch
 
 
 def check_monitor(name: str, key: str, data: Any) -> None:

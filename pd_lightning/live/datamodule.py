@@ -22,7 +22,7 @@ from pd_lightning.live.learner import Learner, Lessons
 from pd_lightning.live.stage import Place, Stage
 from pd_lightning.pqn.learning import refuse_float16
 from pd_lightning.pqn.threads import context_beside
-from pd_lightning.resuming import refuse_changes
+from pd_lightning.resuming import batches_trained, refuse_changes
 from pd_lightning.rollout import Returns
 from pd_lightning.streaming.mixing import check_devices, check_distinct
 from pd_lightning.tryout import outputs_in_play
@@ -187,6 +187,11 @@ class LiveTeacher(pl.LightningDataModule):
             teacher.to(place.device)
         if stage != "fit":
             return
+        if batches_trained(trainer):
+            raise ValueError(
+                "this Trainer has learned from live play before, which does not go on in a second fit: make a new "
+                "Trainer, and give its fit the checkpoint (ckpt_path)"
+            )
         if knobs.learn:
             self.learners = new_learners(knobs, place, self.fire, trainer)
         recorders = new_recorders(self.record_to, knobs, place, self.fire, self.frozen)

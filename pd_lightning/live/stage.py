@@ -196,6 +196,8 @@ class Stage:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """As it was saved."""
+        self.settle()  # a search for a learning rate has played and taught
+        self._ahead = None
         mine = state["processes"][self.place.rank]
         for game, memory in self.memories.items():
             memory.load_state_dict(mine["memories"][game])

@@ -19,7 +19,7 @@ from pd_lightning.episodes import Policy, policy_of
 from pd_lightning.networks import QNetwork
 from pd_lightning.pqn.games import Minibatch, check_learning
 from pd_lightning.pqn.threads import context_beside
-from pd_lightning.resuming import batches_trained, datamodule_of, name_class, renew_rate
+from pd_lightning.resuming import batches_trained, datamodule_of, forget_raw_weights, name_class, plain, renew_rate
 from pd_lightning.teacher import load_teacher
 
 LOGITS_TO_Q = 0.01
@@ -122,6 +122,7 @@ class PQN(pl.LightningModule):
         if len(games) != 1:
             raise ValueError(f"a teacher learns one game, not {', '.join(games) or 'none'}")
         check_learning({"learning_rate": learning_rate, "warmup": warmup}, "--model.")
+        games, learning_rate, warmup = plain(games), plain(learning_rate), plain(warmup)
         self.save_hyperparameters(ignore=["weights", "_class_path"])  # a checkpoint has weights of its own
         self.network = QNetwork(games, size, layer_norm)
         self.begun = weights is not None  # centred, by whoever had them, an earlier fit or a checkpoint
@@ -161,6 +162,7 @@ class PQN(pl.LightningModule):
         """As it was saved."""
         self.fire, self.steps_before = dict(checkpoint.get("fire", {})), checkpoint.get("steps")
         self.begun = True
+        forget_raw_weights(self, checkpoint)
 
     def on_train_start(self) -> None:
         """A resumed run may be longer than the one before, which left its own learning rate behind: perhaps 0."""

@@ -8,16 +8,19 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.plugins.precision import DoublePrecision, HalfPrecision
+from pytorch_lightning.plugins.precision import DoublePrecision, HalfPrecision, MixedPrecision
 
 
 def context_beside(trainer: pl.Trainer) -> Callable[[], AbstractContextManager]:
     """The precision of training, as a thread beside it may enter it.
 
     That of true bfloat16 or float64 changes the usual type of the whole process: two threads would undo each other's
-    change, and it would stay. A network that was converted needs no more than itself.
+    change, and it would stay. A network that was converted needs no more than itself. Of mixed precision autocast alone
+    is a thread's own; Lightning's versions to come add to it what is the process's.
     """
     plugin = trainer.precision_plugin
+    if isinstance(plugin, MixedPrecision):
+        return plugin.autocast_context_manager
     return nullcontext if isinstance(plugin, HalfPrecision | DoublePrecision) else plugin.forward_context
 
 
