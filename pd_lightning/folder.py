@@ -31,12 +31,12 @@ class RunConfig(SaveConfigCallback):
 
 
 def run_folder(trainer: pl.Trainer) -> Path | None:
-    """Where a run leaves what it makes; nowhere, if it logs nothing. Asks all ranks.
+    """Where a run leaves what it makes; nowhere, if it logs nothing or is a dry one. Asks all ranks.
 
     Its loggers may have one folder for all runs (W&B), or none (MLflow's server): then it is where Lightning has put
     this run's checkpoints.
     """
-    if not trainer.loggers:
+    if not trainer.loggers or trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
         return None
     kept = Path(str(getattr(trainer.checkpoint_callback, "dirpath", None) or ""))
     if not isinstance(trainer.loggers[0], FOLDERS) and kept.name == "checkpoints":

@@ -206,7 +206,8 @@ def test_settings_of_play_that_make_no_sense_are_refused_by_name(settings, messa
 def test_a_teacher_that_is_tested_has_learned_from_as_many_steps_as_when_it_was_trained():
     progress = SimpleNamespace(total=SimpleNamespace(processed=13))
     loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
-    trained = SimpleNamespace(datamodule=tiny(), fit_loop=loop, world_size=3)
+    fitting = SimpleNamespace(fn=TrainerFn.FITTING)
+    trained = SimpleNamespace(datamodule=tiny(), fit_loop=loop, world_size=3, state=fitting)
     model, checkpoint = PQN({"pong": 6}, "net3"), dict[str, Any]()
     model._trainer = trained  # pyright: ignore[reportAttributeAccessIssue]
     model.on_save_checkpoint(checkpoint)
