@@ -21,6 +21,11 @@ def said(task):
     return dict(word.split("=", 1) for word in task.words if "=" in word)
 
 
+def named(each, kind):
+    """What the folder is called of a run of one game that has these options."""
+    return f"{each['--data.games'].strip('[]')}-{kind}-seed{each['--seed_everything']}"
+
+
 def planned(name, datasets, tmp_path, **other):
     return plan([name], settings(datasets, tmp_path, **{"games": GAMES, **other})).runs
 
@@ -35,9 +40,7 @@ def test_losses_are_the_three_by_students_as_large_as_dqn(datasets, tmp_path):
     words = [said(task) for task in runs]
     assert {each["--model.size"] for each in words} == {"dqn"}
     assert Counter(each["--model.loss"] for each in words) == times_each(["mse", "nll", "kl"])
-    for task, each in zip(runs, words, strict=True):
-        game = each["--data.games"].strip("[]")
-        assert task.name == f"{game}-dqn-{each['--model.loss']}-seed{each['--seed_everything']}"
+    assert [task.name for task in runs] == [named(each, f"dqn-{each['--model.loss']}") for each in words]
 
 
 def test_compression_is_of_net1_to_net3_by_the_default_loss(datasets, tmp_path):
@@ -45,9 +48,7 @@ def test_compression_is_of_net1_to_net3_by_the_default_loss(datasets, tmp_path):
     words = [said(task) for task in runs]
     assert Counter(each["--model.size"] for each in words) == times_each(["net1", "net2", "net3"])
     assert not any("--model.loss" in each for each in words)
-    for task, each in zip(runs, words, strict=True):
-        game = each["--data.games"].strip("[]")
-        assert task.name == f"{game}-{each['--model.size']}-kl-seed{each['--seed_everything']}"
+    assert [task.name for task in runs] == [named(each, f"{each['--model.size']}-kl") for each in words]
 
 
 def test_temperatures_are_those_named_and_the_calibrated_one_of_net1(datasets, tmp_path):

@@ -185,6 +185,11 @@ def test_a_thread_beside_mixed_precision_changes_nothing_of_the_process(monkeypa
         assert torch.is_autocast_enabled("cpu")
 
 
+def updates_scored(folder):
+    with (folder / "returns.csv").open(newline="") as file:
+        return [line["update"] for line in csv.DictReader(file)]
+
+
 class OneForAll(Logger):
     """As W&B's: all runs share its folder."""
 
@@ -204,8 +209,7 @@ def test_runs_whose_logger_has_one_folder_for_all_leave_their_scores_apart(tmp_p
     folder = run_folder(trainer)
     assert folder is not None
     assert folder.resolve() == tmp_path / "all" / "3"
-    with (folder / "returns.csv").open(newline="") as file:
-        assert [line["update"] for line in csv.DictReader(file)] == ["0", "1"]
+    assert updates_scored(folder) == ["0", "1"]
     assert not (tmp_path / "returns.csv").exists()
 
 
@@ -223,5 +227,4 @@ def test_a_run_that_stops_early_has_a_last_score_and_can_go_on_with_the_rest_of_
     last = read_checkpoint(tmp_path / "version_0" / "checkpoints" / "last.ckpt")
     assert last["loops"]["fit_loop"]["epoch_progress"]["current"]["completed"] == 0
     assert last["current_model_state"]["weight"] == -5
-    with (tmp_path / "version_0" / "returns.csv").open(newline="") as file:
-        assert [line["update"] for line in csv.DictReader(file)] == ["5"]
+    assert updates_scored(tmp_path / "version_0") == ["5"]

@@ -88,6 +88,11 @@ class Measure:
         """Mean return of the teacher's episodes; nan where there are none."""
         return float(self.teacher.mean()) if len(self.teacher) else math.nan
 
+    @property
+    def _has_too_few(self) -> bool:
+        """Whether a run or a teacher has fewer episodes than an interval asks for."""
+        return min(map(len, (*self.runs, *(self.own or (self.teacher,))))) < FEWEST
+
     def resampled(self, rng: np.random.Generator, drawn: np.ndarray | None = None) -> np.ndarray:
         """Percentages of the teacher, float64 [RESAMPLES], of runs and of the teacher's episodes drawn anew.
 
@@ -98,7 +103,7 @@ class Measure:
             rng: what is drawn by.
             drawn: weights of the runs as of `draw_runs`, if they are drawn for several games together.
         """
-        if min(map(len, (*self.runs, *(self.own or (self.teacher,))))) < FEWEST:
+        if self._has_too_few:
             return np.full(RESAMPLES, np.nan)
         if drawn is None:
             drawn = draw_runs(len(self.runs), rng)
@@ -120,7 +125,7 @@ class Measure:
         than `FEWEST` episodes.
         """
         shape, teachers = (len(self.runs), RESAMPLES), self.own or (self.teacher,)
-        if min(map(len, (*self.runs, *teachers))) < FEWEST:
+        if self._has_too_few:
             return np.full(shape, np.nan), np.full(shape, np.nan)
         scores = np.stack([_means([values], rng) for values in self.runs])
         theirs = np.stack([_means([values], rng) for values in teachers])
