@@ -16,6 +16,7 @@ from pd_lightning.bounds import check_at_least
 from pd_lightning.episodes import Policy, policy_of
 from pd_lightning.losses import LOSSES, kl
 from pd_lightning.networks import SIZES, Student
+from pd_lightning.optimizing import adam, clip
 from pd_lightning.resuming import datamodule_of, forget_raw_weights, name_class, plain, renew_rate
 from pd_lightning.streaming import Batch
 from pd_lightning.temperature import calibrate, check
@@ -241,9 +242,18 @@ class PolicyDistillation(pl.LightningModule):
         if isinstance(batch, dict):
             self.validation_step(batch, batch_idx)
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """By norm or value, as the Trainer says; see `clip`."""
+        clip(self, optimizer, gradient_clip_val, gradient_clip_algorithm)
+
     def configure_optimizers(self) -> dict[str, Any]:
         """Adam with a warm-up and a linear decay; `--optimizer` on the command line takes its place."""
-        optimizer = torch.optim.Adam(self.parameters(), lr=self.learning_rate)
+        optimizer = adam(self.parameters(), self.learning_rate)
         total = self.trainer.estimated_stepping_batches
 
         def factor(update: int) -> float:

@@ -42,6 +42,8 @@ def quieten() -> None:
         ".*is smaller than the logging interval.*",  # of a short recording: updates are counted over all epochs
     ):
         warnings.filterwarnings("ignore", message)
+    # float32 that is rounded for Tensor Cores, as one of them advises, would be too coarse for Q-values: see `Head`.
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
-        lambda record: not re.search("litlogger|TPU available", record.getMessage())
+        lambda record: not re.search("litlogger|TPU available|has Tensor Cores", record.getMessage())
     )
+    logging.getLogger("pytorch_lightning.accelerators.cuda").setLevel(logging.WARNING)  # a line for each stage

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from pd_lightning.episodes import Policy, policy_of
 from pd_lightning.networks import QNetwork
+from pd_lightning.optimizing import adam, clip
 from pd_lightning.pqn.games import Minibatch, check_learning
 from pd_lightning.pqn.threads import context_beside
 from pd_lightning.resuming import batches_trained, datamodule_of, forget_raw_weights, name_class, plain, renew_rate
@@ -36,7 +37,7 @@ def optimizer_of(
     parameters: Iterable[Tensor], learning_rate: float, warmup: int, total: float
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
     """Adam, and a learning rate that rises over `warmup` updates and then falls linearly to zero after `total`."""
-    optimizer = torch.optim.Adam(parameters, lr=learning_rate, fused=True)
+    optimizer = adam(parameters, learning_rate)
 
     def share(update: int) -> float:
         return min((update + 1) / max(warmup, 1), 1.0) * max(0.0, 1 - update / total)
@@ -197,11 +198,8 @@ class PQN(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """By norm or value, as the Trainer says; its own way refuses a fused optimizer, which is right for float16."""
-        if gradient_clip_val and gradient_clip_algorithm == "value":
-            torch.nn.utils.clip_grad_value_(self.parameters(), gradient_clip_val)
-        elif gradient_clip_val:
-            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+        """By norm or value, as the Trainer says; see `clip`."""
+        clip(self, optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam, and a learning rate that rises for a while and then falls linearly to zero."""
