@@ -1,6 +1,7 @@
 """The fused optimizer and the clipping of its gradients, which Lightning refuses in mixed precision."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import pytorch_lightning as pl
@@ -56,7 +57,7 @@ class Line(torch.nn.Module):
 @pytest.mark.parametrize("algorithm", ["norm", "value"])
 def test_gradients_that_were_scaled_for_float16_are_clipped_as_they_are_without_the_scale(algorithm, fused):
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-    line = Line(scaler)
+    line: Any = Line(scaler)
     optimizer = adam(line.parameters(), 0.1) if fused else torch.optim.SGD(line.parameters(), 0.1)
     scaler.scale(3 * line.weight.sum()).backward()
     if not fused:  # as Lightning does, of those that cannot themselves
@@ -72,7 +73,7 @@ def test_gradients_that_were_scaled_for_float16_are_clipped_as_they_are_without_
 
 @pytest.mark.parametrize("most", [None, 0, 0.0])
 def test_without_a_bound_gradients_stay_as_they_are(most):
-    line = Line(None)
+    line: Any = Line(None)
     (3 * line.weight).sum().backward()
     clip(line, adam(line.parameters(), 0.1), most, "norm")
     assert line.weight.grad is not None
