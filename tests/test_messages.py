@@ -4,8 +4,8 @@ import logging
 
 import pytest
 from lightning_fabric.accelerators.cuda import _check_cuda_matmul_precision
+from lightning_utilities.core.rank_zero import rank_zero_info
 from pytorch_lightning.accelerators import cuda
-from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
 from pd_lightning.messages import quieten
 
