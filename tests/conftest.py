@@ -2,6 +2,7 @@
 by hand; a server of datasets; commands that are refused.
 """
 
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -44,6 +45,18 @@ def four_threads():
     torch.set_num_threads(4)
     yield
     torch.set_num_threads(1)
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--gpu", action="store_true", help="show the tests this machine's GPUs, which are hidden from them otherwise"
+    )
+
+
+def pytest_configure(config):
+    # Many tests compare bits, or fork: what a GPU computes has other bits, and no child may go on with it.
+    if not config.getoption("--gpu", False):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def quiet_trainer(**options) -> pl.Trainer:

@@ -81,7 +81,7 @@ def test_delivered_states_and_q_values_are_those_that_were_recorded(pong, record
     assert (states.dtype, teacher_q.dtype) == (torch.uint8, torch.float32)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU, or not --gpu")
 @REACHES
 def test_on_a_gpu_batches_are_there_and_those_that_were_recorded(pong, recorded, reach):
     stream = Stream(pong, 50, 3, reach, device="cuda")
