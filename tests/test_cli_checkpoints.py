@@ -46,8 +46,6 @@ def changed(checkpoint, file, change):
 def test_the_precision_is_the_fastest_of_the_machine_unless_one_is_given(datasets, trained, tmp_path):
     chosen = yaml.safe_load((trained / "config.yaml").read_text())["trainer"]["precision"]
     assert chosen == fastest_precision("auto")
-    assert fastest_precision("cpu") in ("32-true", "bf16-mixed")
-    assert fastest_precision("tpu") == "32-true"
     main(["fit", f"--data.root={datasets}", *TINY, "--trainer.precision=64-true"])
     assert yaml.safe_load(next(tmp_path.rglob("config.yaml")).read_text())["trainer"]["precision"] == "64-true"
 

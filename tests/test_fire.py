@@ -1,6 +1,8 @@
 """FIRE is pressed for whom it was pressed in training, whoever plays: scores, tryouts, exports and films."""
 
 import json
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from rich.console import Console
 
 from pd_lightning import film as film_module
 from pd_lightning import score, tryout
+from pd_lightning.callbacks import Rollouts, rollouts
 from pd_lightning.datamodule import TeacherDatasets
 from pd_lightning.export import checking, export
 from pd_lightning.recording import command as command_line
@@ -117,3 +120,30 @@ def test_a_recording_is_a_reference_only_for_scores_with_its_rule_about_fire(tea
     data = TeacherDatasets(str(tmp_path), ["breakout"], batch_size=2, threads=1, validation=0)
     assert data.teacher_returns("paper", fire) == {"breakout": shard.returns.mean()}
     assert data.teacher_returns("paper", not fire) == {}
+
+
+@either
+def test_scores_that_are_gathered_from_all_ranks_say_whether_fire_was_pressed(monkeypatch, fire):
+    def play(policy, game, episodes, seed, *, share, on_episode, protocol, parallel, fire):
+        mine = np.arange(episodes)[share[0] :: share[1]]
+        return Returns(game, protocol, mine.astype(float), mine + 100, mine + 200, fire)
+
+    monkeypatch.setattr(rollouts, "play", play)
+    trainer: Any = SimpleNamespace(global_rank=0, world_size=2, datamodule=None, progress_bar_callback=None)
+    others = torch.tensor([[1.0, 101.0, 201.0], [torch.nan] * 3], dtype=torch.float64)  # the other rank has one less
+    module: Any = SimpleNamespace(device="cpu", all_gather=lambda mine: torch.stack([mine, others]))
+    returns = Rollouts(episodes=3, fire=fire)._score(trainer, module, "breakout", None, "fit")
+    assert (returns.values.tolist(), returns.steps.tolist(), returns.seeds.tolist()) == (
+        [0, 1, 2], [100, 101, 102], [200, 201, 202]
+    )  # fmt: skip
+    assert returns.fire is fire
+
+
+def test_fire_is_refused_before_the_run_where_a_game_has_none():
+    data = SimpleNamespace(actions={"breakout": 4, "freeway": 3})
+    trainer: Any = SimpleNamespace(callbacks=[], datamodule=data)
+    module: Any = SimpleNamespace(policies=dict)
+    with pytest.raises(ValueError, match=r"freeway has no FIRE among its actions .*: choose --rollouts.fire false"):
+        Rollouts(fire=True).setup(trainer, module, "test")
+    for allowed in (False, None):
+        Rollouts(fire=allowed).setup(trainer, module, "test")

@@ -162,3 +162,18 @@ def test_each_process_of_a_resumed_run_has_its_own_memory(monkeypatch):
         seen = restored.memories["pong"].newest(40).states
         assert torch.equal(seen, before[rank].memories["pong"].newest(40).states)
         assert not torch.equal(seen, before[1 - rank].memories["pong"].newest(40).states)
+
+
+@pytest.mark.parametrize(("options", "left"), [({}, 3), (LEARNING, 2)])
+def test_play_takes_some_of_torchs_threads_and_gives_them_back(teachers, options, left, monkeypatch):
+    seen, step = [], PolicyDistillation.training_step
+    noted = lambda self, *batch: seen.append(torch.get_num_threads()) or step(self, *batch)  # noqa: E731
+    monkeypatch.setattr(PolicyDistillation, "training_step", noted)
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        run(live(teachers, **options), 6)
+        assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(before)
+    assert seen[-1] == left

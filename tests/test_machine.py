@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pd_lightning.machine import _within_limits, available_memory, chosen_device, usual_room
+from pd_lightning.machine import _within_limits, available_memory, chosen_device, fastest_precision, usual_room
 
 GIB = 2**30
 
@@ -70,3 +70,19 @@ def test_a_little_more_or_less_free_memory_gives_the_same_room_and_never_more_th
         monkeypatch.setattr("pd_lightning.machine.available_memory", lambda device, room=room: 4 * room + room // 9)
         assert usual_room("cpu", 2) == room
         assert int(room / 2**30 * 2**30) == room  # said in GiB and given back
+
+
+@pytest.mark.parametrize(("gpu", "avx512", "amx", "expected"), [
+    (None, False, False, ("32-true", "32-true", "32-true")),
+    (None, True, False, ("bf16-mixed", "bf16-mixed", "32-true")),
+    (None, False, True, ("bf16-mixed", "bf16-mixed", "32-true")),
+    (False, True, True, ("32-true", "bf16-mixed", "32-true")),
+    (True, False, False, ("bf16-mixed", "32-true", "bf16-mixed")),
+])  # fmt: skip
+def test_bfloat16_is_chosen_where_the_hardware_that_is_used_multiplies_it(monkeypatch, gpu, avx512, amx, expected):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu is not None)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: gpu)
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: avx512, raising=False)
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: amx, raising=False)
+    assert tuple(fastest_precision(accelerator) for accelerator in ("auto", "cpu", "gpu")) == expected
+    assert fastest_precision("tpu") == "32-true"

@@ -226,6 +226,10 @@ def test_a_learning_rate_or_a_precision_in_which_nothing_can_be_learned_is_refus
     scaled: Any = SimpleNamespace(precision_plugin=SimpleNamespace(scaler=object()))
     with pytest.raises(ValueError, match=r"precision is 16-mixed, .*: choose --trainer.precision bf16-mixed"):
         refuse_float16(scaled)
+    model = PQN({"pong": 6}, "net3")
+    model.trainer = scaled
+    with pytest.raises(ValueError, match=r"precision is 16-mixed"):
+        model.setup("fit")
     refuse_float16(pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False))
 
 
@@ -257,6 +261,14 @@ def test_a_student_begins_as_it_plays_with_logits_scaled_back_to_q_values(tmp_pa
     begun = PQN({"pong": 6}, "net3", layer_norm=False, weights=str(path))
     states = torch.randint(0, 256, (5, 4, 84, 84), dtype=torch.uint8)
     torch.testing.assert_close(begun.network(states)["pong"], 0.05 * student(states)["pong"], rtol=1e-4, atol=1e-5)
+
+
+def test_logits_whose_temperature_nobody_knows_are_scaled_by_that_of_the_paper(tmp_path):
+    student = PolicyDistillation({"pong": 6}, "net3", loss="nll")
+    torch.nn.init.normal_(student.student.heads["pong"].output.weight)  # pyright: ignore
+    begun = PQN({"pong": 6}, "net3", layer_norm=False, weights=str(checkpoint_of(student, tmp_path / "student.ckpt")))
+    states = torch.randint(0, 256, (5, 4, 84, 84), dtype=torch.uint8)
+    torch.testing.assert_close(begun.network(states)["pong"], 0.01 * student(states)["pong"], rtol=1e-4, atol=1e-5)
 
 
 def test_a_run_that_goes_on_needs_no_file_of_the_weights_that_it_began_with(tmp_path, monkeypatch, capsys):
