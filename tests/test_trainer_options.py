@@ -144,6 +144,33 @@ def test_early_stopping_never_takes_an_old_score_for_a_new_one(data, module, mon
         trainer.fit(module, datamodule=data)
 
 
+@pytest.mark.parametrize(("played", "settings", "told"), [
+    (3, {}, "--rollouts.every_n_updates 4"),
+    (0, {}, "--rollouts.every_n_updates 4"),
+    (8, {}, "--rollouts.every_n_updates 4"),
+    (4, {}, ""),
+    (2, {}, ""),
+    (3, {"accumulate_grad_batches": 3}, "--rollouts.every_n_updates 2"),  # the last update is of one batch
+    (2, {"accumulate_grad_batches": 3}, ""),
+    (4, {"check_val_every_n_epoch": 3}, ""),
+    (6, {"check_val_every_n_epoch": 3}, ""),
+    (5, {"check_val_every_n_epoch": 3}, "--rollouts.every_n_updates 12"),
+])  # fmt: skip
+def test_nor_does_early_stopping_in_a_run_that_is_counted_by_epochs(data, module, played, settings, told, monkeypatch):
+    scored = []
+    monkeypatch.setattr(Rollouts, "_play", lambda *_: scored.append(True))
+    stop = EarlyStopping("rollout/pong/return", strict=False)
+    score = Rollouts(played, at_start=True, at_end=False)
+    trainer = quiet_trainer(max_epochs=1, callbacks=[stop, score], limit_train_batches=4, **settings)
+    if told:
+        with pytest.raises(ValueError, match=f"there must be a new score each time; give {told}, or a part of it"):
+            trainer.fit(module, datamodule=data)
+        assert not scored  # nothing was computed
+    else:
+        trainer.fit(module, datamodule=data)
+        assert scored
+
+
 def test_a_score_that_early_stopping_never_finds_is_one_line(refused):
     refused("--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/pong/los",
             "--trainer.val_check_interval=1", reasons=["val/pong/los", "val/pong/loss"])  # fmt: skip

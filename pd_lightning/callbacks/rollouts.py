@@ -16,7 +16,7 @@ from pd_lightning.callbacks.keeping import Checkpoint, is_last_update
 from pd_lightning.callbacks.playing import playing
 from pd_lightning.callbacks.progress import episode_bar
 from pd_lightning.callbacks.scoring import append_returns, rollout_metrics
-from pd_lightning.callbacks.stopping import check_early_stopping
+from pd_lightning.callbacks.stopping import check_early_stopping, check_stopping_by_epochs
 from pd_lightning.episodes import FIT_SEEDS, TEST_SEEDS, episode_seeds
 from pd_lightning.folder import run_folder
 from pd_lightning.rollout import Returns, play
@@ -87,7 +87,12 @@ class Rollouts(Callback):
             check_fire(game, "--rollouts.fire")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The untrained network's score; that of before, for those who wait for one, if the run was resumed."""
+        """The untrained network's score; that of before, for those who wait for one, if the run was resumed.
+
+        Raises:
+            ValueError: training would be stopped by a score that is not taken anew each time.
+        """
+        check_stopping_by_epochs(trainer, self.every_n_updates)
         trainer.callback_metrics.update({key: torch.tensor(value) for key, value in self._metrics.items()})
         if self.at_start and trainer.global_step == 0:
             self._play(trainer, pl_module, "fit")

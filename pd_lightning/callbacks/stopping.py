@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 from typing import Any
@@ -95,4 +96,24 @@ def check_early_stopping(trainer: pl.Trainer, every_n_updates: int) -> None:
             raise ValueError(
                 f"EarlyStopping's monitor is {each.monitor!r}, and it looks after each validation: there must be a new "
                 "score each time; give --trainer.val_check_interval a multiple of --rollouts.every_n_updates"
+            )
+
+
+def check_stopping_by_epochs(trainer: pl.Trainer, every_n_updates: int) -> None:
+    """As `check_early_stopping`, of those that look at the ends of epochs, whose length is known once training begins.
+
+    Raises:
+        ValueError: not every look finds a new score.
+    """
+    if trainer.num_training_batches == math.inf:
+        return
+    updates = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)  # of an epoch
+    for each in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
+        if not isinstance(each, EarlyStopping) or not each.monitor.startswith("rollout/"):
+            continue
+        looks = updates * (1 if each._check_on_train_epoch_end else trainer.check_val_every_n_epoch or 0)
+        if looks and (not every_n_updates or looks % every_n_updates):
+            raise ValueError(
+                f"EarlyStopping's monitor is {each.monitor!r}, and it looks after each {looks} updates: there must be "
+                f"a new score each time; give --rollouts.every_n_updates {looks}, or a part of it"
             )
