@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import platform
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -90,6 +91,23 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: plain(each) for key, each in value.items()}
     return value.item() if hasattr(value, "item") else value
+
+
+def refuse_unloadable(*parts: pl.LightningModule | pl.LightningDataModule | None) -> None:
+    """Raises a ValueError if a setting is of a kind with which no checkpoint could be loaded, as none may run code."""
+    for part in parts:
+        for name, value in part.hparams.items() if part is not None else ():
+            content = io.BytesIO()
+            try:
+                torch.save(value, content)
+                content.seek(0)
+                torch.load(content, weights_only=True)
+            except Exception:  # pickle and torch raise a dozen kinds
+                raise ValueError(
+                    f"{type(part).__name__}'s {name} is a {type(value).__name__}, and no checkpoint that holds one "
+                    "could be loaded, as that would run code: leave it out by save_hyperparameters(ignore="
+                    f"[{name!r}]), or give text, numbers, tensors, lists or dicts of them"
+                ) from None
 
 
 def datamodule_of(module: pl.LightningModule) -> Any:

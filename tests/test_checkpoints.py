@@ -1,6 +1,7 @@
 """Which weights are kept, and which ones as the best."""
 
 import csv
+import io
 import math
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,8 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before_whole(tmp_pat
 
     def half(checkpoint, path, save=torch.save):
         save(checkpoint, path)
+        if isinstance(path, io.BytesIO):  # to see whether it can be loaded again
+            return
         written.append(Path(path))
         if len(written) == 2:
             Path(path).write_bytes(Path(path).read_bytes()[:100])

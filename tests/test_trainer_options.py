@@ -2,7 +2,9 @@
 
 import os
 import signal
+from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -11,6 +13,7 @@ from pytorch_lightning.callbacks import EarlyStopping, LearningRateFinder
 from running import Run
 
 from pd_lightning.callbacks import Checkpoint, Rollouts
+from pd_lightning.checkpoints import read_checkpoint
 from pd_lightning.cli import main
 from pd_lightning.datamodule import TeacherDatasets
 from pd_lightning.distillation import PolicyDistillation
@@ -244,3 +247,28 @@ def test_sigterm_to_one_process_or_to_all_ends_all_of_them_together(datasets, tm
     assert status == 143
     assert "the same command with --ckpt_path" in " ".join(output.split())
     assert "Traceback" not in output
+
+
+class Named(PolicyDistillation):
+    """Somebody's own, with an argument that is no plain value, and all arguments in its checkpoints."""
+
+    def __init__(self, games, extra, **settings):
+        super().__init__(games, "net3", **settings)
+        self.save_hyperparameters()
+
+
+@pytest.mark.parametrize(("extra", "kind"), [
+    (Path("here"), "PosixPath"), (torch.nn.Linear(2, 2), "Linear"), (np.ones(2), "ndarray"),
+])  # fmt: skip
+@pytest.mark.filterwarnings("ignore:.*is an instance of `nn.Module`")
+def test_arguments_that_no_checkpoint_could_be_loaded_with_are_refused_before_the_run(extra, kind, data, tmp_path):
+    trainer = quiet_trainer(max_steps=1, callbacks=[Checkpoint(dirpath=tmp_path)], enable_checkpointing=True)
+    with pytest.raises(ValueError, match=f"Named's extra is a {kind}, .*save_hyperparameters\\(ignore=\\['extra'\\]"):
+        trainer.fit(Named(data.actions, extra), datamodule=data)
+
+
+@pytest.mark.parametrize("extra", [None, "here", {"a": [1, 2.5, (True, "b")]}, torch.ones(3)])
+def test_arguments_that_are_plain_values_are_in_checkpoints_that_load(extra, data, tmp_path):
+    trainer = quiet_trainer(max_steps=1, callbacks=[Checkpoint(dirpath=tmp_path)], enable_checkpointing=True)
+    trainer.fit(Named(data.actions, extra), datamodule=data)
+    assert str(read_checkpoint(tmp_path / "last.ckpt")["hyper_parameters"]["extra"]) == str(extra)

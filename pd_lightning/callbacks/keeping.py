@@ -16,7 +16,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from pd_lightning.callbacks.stopping import MEASURED, check_monitor, within_update
 from pd_lightning.callbacks.whole import keep_whole
-from pd_lightning.resuming import ResumeError, refuse_changes
+from pd_lightning.resuming import ResumeError, refuse_changes, refuse_unloadable
 
 
 class Checkpoint(ModelCheckpoint):
@@ -57,11 +57,18 @@ class Checkpoint(ModelCheckpoint):
         return f"{type(self).__name__}, {self.score_key}, {self.sign}"
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuses a score that will never be measured, before anything is computed."""
+        """Refuses, before anything is computed, what would go wrong later.
+
+        Raises:
+            ValueError: the score will never be measured, or no checkpoint could be loaded again.
+        """
         super().setup(trainer, pl_module, stage)
         keep_whole(trainer)
         data: Any = getattr(trainer, "datamodule", None)
-        if stage != "fit" or self.score_key is None:
+        if stage != "fit":
+            return
+        refuse_unloadable(pl_module, data)
+        if self.score_key is None:
             return
         check_monitor("checkpoint.monitor", self.score_key, data)
         batches, looks = trainer.accumulate_grad_batches, trainer.val_check_interval
