@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import pytorch_lightning as pl
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_info
 from torch import Tensor, nn
@@ -16,7 +15,7 @@ from pd_lightning.bounds import check_at_least
 from pd_lightning.episodes import Policy, policy_of
 from pd_lightning.losses import LOSSES, kl
 from pd_lightning.networks import SIZES, Student
-from pd_lightning.optimizing import adam, clip
+from pd_lightning.optimizing import Clipping, adam
 from pd_lightning.resuming import datamodule_of, forget_raw_weights, name_class, plain, renew_rate
 from pd_lightning.streaming import Batch
 from pd_lightning.temperature import calibrate, check
@@ -24,7 +23,7 @@ from pd_lightning.temperature import calibrate, check
 METRICS = ("agreement", "kl", "loss")
 
 
-class PolicyDistillation(pl.LightningModule):
+class PolicyDistillation(Clipping):
     """A student, a loss and an optimizer (Rusu et al., ICLR 2016).
 
     Args:
@@ -241,15 +240,6 @@ class PolicyDistillation(pl.LightningModule):
         """As in validation: the states are the held-out ones, and so are the keys; of nothing, nothing."""
         if isinstance(batch, dict):
             self.validation_step(batch, batch_idx)
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """By norm or value, as the Trainer says; see `clip`."""
-        clip(self, optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Adam with a warm-up and a linear decay; `--optimizer` on the command line takes its place."""

@@ -14,23 +14,22 @@ def adam(parameters: Iterable[Tensor], rate: float) -> torch.optim.Adam:
     return torch.optim.Adam(parameters, lr=rate, fused=True)
 
 
-def clip(module: pl.LightningModule, optimizer: torch.optim.Optimizer, most: float | None, by: str | None) -> None:
-    """Clips gradients as the Trainer says, also those of fused optimizers, which Lightning's mixed precision refuses.
+class Clipping(pl.LightningModule):
+    """A module whose gradients can be clipped with a fused optimizer too, which Lightning's mixed precision refuses."""
 
-    Args:
-        module: whose gradients.
-        optimizer: theirs.
-        most: `--trainer.gradient_clip_val`; nothing is done without it.
-        by: `--trainer.gradient_clip_algorithm`: value, or norm, the default.
-    """
-    if not most:
-        return
-    scaler = getattr(module.trainer.precision_plugin, "scaler", None)  # of 16-mixed
-    if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
-        scaler.unscale_(
-            optimizer
-        )  # else its step would do that, after they were clipped; others' Lightning has unscaled
-    if by == "value":
-        torch.nn.utils.clip_grad_value_(module.parameters(), most)
-    else:
-        torch.nn.utils.clip_grad_norm_(module.parameters(), most)
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """By norm or value, as the Trainer says."""
+        if not gradient_clip_val:
+            return
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # of 16-mixed
+        if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+            scaler.unscale_(optimizer)  # its step would, after they were clipped; others' Lightning has unscaled
+        if gradient_clip_algorithm == "value":
+            torch.nn.utils.clip_grad_value_(self.parameters(), gradient_clip_val)
+        else:
+            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)

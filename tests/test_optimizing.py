@@ -10,7 +10,7 @@ from conftest import quiet_trainer
 
 from pd_lightning.datamodule import TeacherDatasets
 from pd_lightning.distillation import PolicyDistillation
-from pd_lightning.optimizing import adam, clip
+from pd_lightning.optimizing import Clipping, adam
 
 
 def largest_of_norm(gradients):
@@ -44,8 +44,10 @@ def test_a_students_gradients_are_clipped_as_the_trainer_is_told_in_every_precis
     assert max(sizes) == pytest.approx(1e-6, rel=1e-2)
 
 
-class Line(torch.nn.Module):
+class Line(Clipping):
     """One weight, and as much of a trainer as clipping asks for."""
+
+    trainer: Any = None
 
     def __init__(self, scaler):
         super().__init__()
@@ -57,12 +59,12 @@ class Line(torch.nn.Module):
 @pytest.mark.parametrize("algorithm", ["norm", "value"])
 def test_gradients_that_were_scaled_for_float16_are_clipped_as_they_are_without_the_scale(algorithm, fused):
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-    line: Any = Line(scaler)
+    line = Line(scaler)
     optimizer = adam(line.parameters(), 0.1) if fused else torch.optim.SGD(line.parameters(), 0.1)
     scaler.scale(3 * line.weight.sum()).backward()
     if not fused:  # as Lightning does, of those that cannot themselves
         scaler.unscale_(optimizer)
-    clip(line, optimizer, 2.0, algorithm)
+    line.configure_gradient_clipping(optimizer, 2.0, algorithm)
     assert line.weight.grad is not None
     assert line.weight.grad.item() == pytest.approx(2.0)
     scaler.step(optimizer)  # and the step does not unscale them again: Adam's second one would be as long as the first
@@ -73,9 +75,9 @@ def test_gradients_that_were_scaled_for_float16_are_clipped_as_they_are_without_
 
 @pytest.mark.parametrize("most", [None, 0, 0.0])
 def test_without_a_bound_gradients_stay_as_they_are(most):
-    line: Any = Line(None)
+    line = Line(None)
     (3 * line.weight).sum().backward()
-    clip(line, adam(line.parameters(), 0.1), most, "norm")
+    line.configure_gradient_clipping(adam(line.parameters(), 0.1), most, "norm")
     assert line.weight.grad is not None
     assert line.weight.grad.item() == 3
 

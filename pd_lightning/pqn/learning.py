@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from pd_lightning.episodes import Policy, policy_of
 from pd_lightning.networks import QNetwork
-from pd_lightning.optimizing import adam, clip
+from pd_lightning.optimizing import Clipping, adam
 from pd_lightning.pqn.games import Minibatch, check_learning
 from pd_lightning.pqn.threads import context_beside
 from pd_lightning.resuming import batches_trained, datamodule_of, forget_raw_weights, name_class, plain, renew_rate
@@ -90,7 +90,7 @@ def begin_with(network: QNetwork, file: str) -> bool:
     return found.fire
 
 
-class PQN(pl.LightningModule):
+class PQN(Clipping):
     """The teacher while it learns.
 
     Args:
@@ -191,15 +191,6 @@ class PQN(pl.LightningModule):
 
     def test_step(self, batch: int, batch_idx: int) -> None:
         """Nothing: see `ParallelPlay.test_dataloader`."""
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """By norm or value, as the Trainer says; see `clip`."""
-        clip(self, optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam, and a learning rate that rises for a while and then falls linearly to zero."""
