@@ -100,6 +100,7 @@ class Group:
         self._game, self._protocol, self._fire = game, protocol, fire
         self._count = len(action_meanings(game))
         self._episodes = np.array([episode for episode, _ in places])  # -1: nobody plays there any more
+        self.playing = np.arange(len(places))  # the places at which somebody does
         self._chance = [np.random.default_rng(seed) for _, seed in places]
         self._lives = Lives(game, len(places)) if fire else None
         self._left = np.zeros(len(places), np.int64)
@@ -117,11 +118,6 @@ class Group:
 
     def _see(self, share: slice, states: np.ndarray, info: dict) -> None:
         self._states[share], self._left[share] = states, info["lives"]
-
-    @property
-    def playing(self) -> np.ndarray:
-        """The places at which somebody plays."""
-        return np.flatnonzero(self._episodes >= 0)
 
     def decide(self, policy: Policy) -> None:
         """Chooses actions and hands them to the emulators, which go on by themselves."""
@@ -142,7 +138,7 @@ class Group:
                 f"{allowed[1]} actions], one for each action of the game's minimal set"
             )
         self._actions[self.playing] = self._outputs.argmax(1)
-        for place in self.playing:
+        for place in self.playing.tolist():
             if self._chance[place].random() < self._protocol.epsilon:
                 self._actions[place] = self._chance[place].integers(self._outputs.shape[1])
         if self._lives is not None:
@@ -164,6 +160,8 @@ class Group:
     def begin_again(self, queue: Iterator[tuple[int, int]]) -> None:
         """Begins the next episodes of a queue where one has ended; emulators that nobody plays at are given back."""
         self._ended &= self._episodes >= 0
+        if not self._ended.any():
+            return
         seeds = np.zeros(len(self._episodes), np.int64)
         for place in np.flatnonzero(self._ended):
             self._episodes[place], seeds[place] = next(queue, (-1, 0))
@@ -177,6 +175,7 @@ class Group:
             elif (self._episodes[share] < 0).all():
                 EMULATORS.take_back(env, self._game, self._protocol, self._fire)
                 self._vectors.remove((env, share))
+        self.playing = np.flatnonzero(self._episodes >= 0)
 
 
 def numbered(seeds: Iterable[int | None]) -> Iterator[tuple[int, int]]:

@@ -24,7 +24,7 @@ from rich.table import Table
 from pd_lightning.atari import STEPS_PER_HOUR, check_fire, check_game, named_protocol
 from pd_lightning.blocks import Header, Shard
 from pd_lightning.machine import chosen_device
-from pd_lightning.recording.filling import ShardTask, fill, fill_on_ray, shard_path
+from pd_lightning.recording.filling import Rate, ShardTask, fill, fill_on_ray, shard_path
 from pd_lightning.recording.shards import header_of
 from pd_lightning.scores import interval
 from pd_lightning.teacher import Teacher, load_teacher
@@ -132,7 +132,7 @@ def record_play(
         for number, goal in enumerate(goals)
     ]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[unit]}"),
-               TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TimeRemainingColumn())  # fmt: skip
+               Rate(), TimeElapsedColumn(), TimeRemainingColumn())  # fmt: skip
     console = Console(stderr=True)
     if check and not any(shard_path(folder, plan).exists() for plan in plans):
         show_tryout(agent, rules.name, header.fire, check, console)

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.progress import Progress, TaskID
+from rich.progress import Progress, ProgressColumn, Task, TaskID
+from rich.text import Text
 
 from pd_lightning.blocks import Header, Shard, ShardError, ShardTaken
 from pd_lightning.blocks.folders import shard_name
@@ -39,6 +40,14 @@ def kept_shard(path: Path, plan: Header, progress: Progress) -> Shard:
     return shard
 
 
+class Rate(ProgressColumn):
+    """Steps a second, worked out when it is shown: from up to a thousand samples, too many for each decision."""
+
+    def render(self, task: Task) -> Text:
+        """Nothing where shards are counted."""
+        return Text(f"{task.speed or 0:,.0f}/s" if task.fields["unit"] == "steps" else "")
+
+
 def show_steps(progress: Progress, name: str, goal: int) -> Callable[[int], None]:
     """A function that counts the steps of a shard, and shows them as a bar from the first on."""
     bar: TaskID | None = None
@@ -46,10 +55,9 @@ def show_steps(progress: Progress, name: str, goal: int) -> Callable[[int], None
     def step(count: int) -> None:
         nonlocal bar
         if bar is None:
-            bar = progress.add_task(name, total=goal, unit="steps", rate="")
-        task = progress.tasks[bar]
-        done = task.completed + count  # of the episodes that were begun all are finished
-        progress.update(bar, completed=done, total=max(goal, done), rate=f"{task.speed:,.0f}/s" if task.speed else "")
+            bar = progress.add_task(name, total=goal, unit="steps")
+        done = progress.tasks[bar].completed + count  # of the episodes that were begun all are finished
+        progress.update(bar, completed=done, total=max(goal, done))
 
     return step
 
@@ -145,7 +153,7 @@ def fill_on_ray(address: str, tasks: list[ShardTask], progress: Progress) -> lis
     """
     shards = {task: kept_shard(task.path, task.header, progress) for task in tasks if task.path.exists()}
     missing = [task for task in tasks if task not in shards]
-    bar = progress.add_task("shards", total=len(tasks), completed=len(shards), unit="", rate="")
+    bar = progress.add_task("shards", total=len(tasks), completed=len(shards), unit="")
     for task, error in on_ray(address, record_task, missing) if missing else ():
         if error:
             raise error
