@@ -43,8 +43,8 @@ pytestmark = pytest.mark.usefixtures("shell")
         ("--model.sise=net1", ["Option 'sise' is not accepted"]),
         ("--modelsize=net1", ["unrecognized arguments: --modelsize=net1"]),
         (
-            "--data.games=[enduro]",
-            ["enduro: folder is missing", "python -m pd_lightning.recording --game enduro --root"],
+            "--data.games=[asterix]",
+            ["asterix: folder is missing", "python -m pd_lightning.recording --game asterix --root"],
         ),
         ("--trainer.max_stepz=3", ["unrecognized arguments: --trainer.max_stepz", "did you mean trainer.max_steps?"]),
         ("--model.sise=net1", ["did you mean size?"]),

@@ -38,7 +38,7 @@ def test_the_order_command_prints_what_a_rank_would_see(datasets, capsys, memory
 
 @pytest.mark.parametrize(("arguments", "complaint"), [
     (["--games=[pong, breakout]", "--batch_size=25", "--ranks=2"], "multiple of the number of devices"),
-    (["--games", "enduro"], "enduro"),
+    (["--games", "asterix"], "asterix"),
     (["--mixing", "stirred"], "balanced, one_game"),
     (["--weights.breakout", "2"], "weights has breakout"),
     (["--memory", "0.0001"], "raise --data.memory"),
