@@ -70,6 +70,17 @@ def quiet_trainer(**options) -> pl.Trainer:
     return pl.Trainer(**{"accelerator": "cpu", "devices": 1, "max_epochs": 1, **quiet, **options})
 
 
+class Gauge(pl.Callback):
+    """Measures all gradients of each update, one after the other, before they are set to zero."""
+
+    def __init__(self, measure):
+        self.measure, self.sizes = measure, []
+
+    def on_before_zero_grad(self, trainer, pl_module, optimizer):
+        if grads := [p.grad.flatten() for p in pl_module.parameters() if p.grad is not None]:
+            self.sizes.append(float(self.measure(torch.cat(grads))))
+
+
 def checkpoint_of(module, path):
     """What Lightning saves of a module that is about to be trained."""
     trainer = quiet_trainer()

@@ -4,9 +4,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import pytorch_lightning as pl
 import torch
-from conftest import quiet_trainer
+from conftest import Gauge, quiet_trainer
 
 from pd_lightning.datamodule import TeacherDatasets
 from pd_lightning.distillation import PolicyDistillation
@@ -29,19 +28,13 @@ MEASURES = {"norm": largest_of_norm, "value": largest_of_value}
 def test_a_students_gradients_are_clipped_as_the_trainer_is_told_in_every_precision(
     algorithm, measure, precision, datasets
 ):
-    sizes = []
-
-    class Gauge(pl.Callback):
-        def on_before_zero_grad(self, trainer, pl_module, optimizer):
-            if gradients := [p.grad.flatten() for p in pl_module.parameters() if p.grad is not None]:
-                sizes.append(measure(torch.cat(gradients)))
-
+    gauge = Gauge(measure)
     data = TeacherDatasets(str(datasets), batch_size=64, threads=1)
-    trainer = quiet_trainer(max_steps=3, callbacks=[Gauge()], precision=precision, gradient_clip_val=1e-6,
+    trainer = quiet_trainer(max_steps=3, callbacks=[gauge], precision=precision, gradient_clip_val=1e-6,
                             gradient_clip_algorithm=algorithm, limit_val_batches=0)  # fmt: skip
     trainer.fit(PolicyDistillation(data.actions, "net3"), datamodule=data)
-    assert sizes
-    assert max(sizes) == pytest.approx(1e-6, rel=1e-2)
+    assert gauge.sizes
+    assert max(gauge.sizes) == pytest.approx(1e-6, rel=1e-2)
 
 
 class Line(Clipping):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from conftest import checkpoint_of
+from conftest import Gauge, checkpoint_of
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.trainer.states import TrainerFn
 
@@ -123,16 +123,9 @@ def test_the_learning_rate_rises_linearly_before_it_falls():
 
 @pytest.mark.parametrize(("algorithm", "measure"), [("norm", torch.Tensor.norm), ("value", lambda g: g.abs().max())])
 def test_gradients_are_clipped_as_the_trainer_is_told(algorithm, measure):
-    sizes: list[float] = []
-
-    class Gauge(Callback):
-        def on_before_zero_grad(self, trainer, pl_module, optimizer):
-            grads = [p.grad.flatten() for p in pl_module.parameters() if p.grad is not None]
-            if grads:
-                sizes.append(float(measure(torch.cat(grads))))
-
-    fit(1, callbacks=[Gauge()], gradient_clip_val=1e-6, gradient_clip_algorithm=algorithm)
-    assert max(sizes) == pytest.approx(1e-6, rel=1e-2)
+    gauge = Gauge(measure)
+    fit(1, callbacks=[gauge], gradient_clip_val=1e-6, gradient_clip_algorithm=algorithm)
+    assert max(gauge.sizes) == pytest.approx(1e-6, rel=1e-2)
 
 
 def test_resumed_from_the_last_epochs_checkpoint_a_run_ends_bit_for_bit_as_if_nothing_had_happened(
