@@ -122,8 +122,12 @@ class TeacherDatasets(pl.LightningDataModule):
 
         What students are compared with; scores under different rules do not compare, so other games are left out.
         """
+        return {game: float(values.mean()) for game, values in self.recorded_returns(protocol, fire).items()}
+
+    def recorded_returns(self, protocol: str, fire: bool = False) -> dict[str, np.ndarray]:
+        """The same of every episode, float64 [E], in the order of the shards."""
         returns = {game: returns_of_teacher(shards, protocol, fire) for game, shards in self.shards.items()}
-        return {game: float(values.mean()) for game, values in returns.items() if len(values)}
+        return {game: values for game, values in returns.items() if len(values)}
 
     def fire_rules(self) -> dict[str, bool]:
         """Whether FIRE was pressed for the teacher of each game, which students were to imitate."""

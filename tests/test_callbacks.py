@@ -64,8 +64,8 @@ def fit(root, folder, updates, *callbacks, games=("pong",), ckpt_path=None, **se
     return trainer, student, data
 
 
-def lines(folder):
-    with (folder / "version_0" / "returns.csv").open(newline="") as file:
+def lines(folder, name="returns.csv"):
+    with (folder / "version_0" / name).open(newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -204,6 +204,16 @@ def test_a_test_plays_episodes_that_no_fit_has_played_and_counts_the_updates_bef
     assert seeds["fit"][:4] == seeds["fit"][4:]  # during fit always the same: scores of one run compare
     assert not set(seeds["fit"]) & set(seeds["test"])
     assert updates_of(tmp_path / "test") == [1]
+
+
+def test_the_recorded_episodes_that_a_score_is_compared_with_are_noted_once(datasets, tmp_path, unplayed):
+    _, _, data = fit(datasets, tmp_path / "paper", 2, rollouts(protocol="paper", every_n_updates=1))
+    noted = lines(tmp_path / "paper", "teacher_returns.csv")
+    assert {(line["update"], line["game"]) for line in noted} == {("0", "pong")}
+    returns = np.concatenate([shard.returns for shard in data.shards["pong"]])
+    assert [(int(line["episode"]), float(line["return"])) for line in noted] == list(enumerate(returns))
+    fit(datasets, tmp_path / "other", 1, rollouts())
+    assert not (tmp_path / "other" / "version_0" / "teacher_returns.csv").exists()  # nobody was recorded by those rules
 
 
 def test_a_trainer_that_tests_what_it_has_fitted_leaves_the_curve_as_it_was(datasets, tmp_path, unplayed):

@@ -76,6 +76,7 @@ def test_a_fit_leaves_its_configuration_curves_scores_checkpoints_and_film_in_it
     assert float(metrics[0]["temperature/pong"]) == pytest.approx(checkpoint(folder)["temperatures"]["pong"])
     returns = lines(run / "returns.csv")
     assert [(line["update"], line["episode"]) for line in returns] == [("12", "0"), ("24", "0")]
+    assert {(line["update"], line["game"]) for line in lines(run / "teacher_returns.csv")} == {("12", "pong")}
     assert checkpoint(folder)["global_step"] == UPDATES
     assert iio.imread(run / "pong.mp4", plugin="FFMPEG").shape == (30, 464, 320, 3)
     assert list(run.glob("events.out.tfevents.*"))

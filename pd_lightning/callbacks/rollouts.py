@@ -15,7 +15,7 @@ from pd_lightning.bounds import check_at_least
 from pd_lightning.callbacks.keeping import Checkpoint, is_last_update
 from pd_lightning.callbacks.playing import playing
 from pd_lightning.callbacks.progress import episode_bar
-from pd_lightning.callbacks.scoring import append_returns, rollout_metrics
+from pd_lightning.callbacks.scoring import append_returns, note_recorded, rollout_metrics
 from pd_lightning.callbacks.stopping import check_early_stopping, check_stopping_by_epochs
 from pd_lightning.episodes import FIT_SEEDS, TEST_SEEDS, episode_seeds
 from pd_lightning.folder import run_folder
@@ -144,8 +144,10 @@ class Rollouts(Callback):
             # In Python one trainer may test what it has fitted: those episodes are no part of the curve.
             prefix = "test_" if stage == "test" and (folder / "returns.csv").exists() else ""
             append_returns(folder / f"{prefix}returns.csv", updates, self.scores)
+            compared = folder / f"{prefix}teacher_returns.csv"
             if teachers:
-                append_returns(folder / f"{prefix}teacher_returns.csv", updates, teachers)
+                append_returns(compared, updates, teachers)
+            note_recorded(compared, updates, trainer.datamodule, self.scores)  # pyright: ignore[reportAttributeAccessIssue]
         for player, scores in (("", self.scores), (", the teacher", teachers)):
             for game, returns in scores.items():
                 rank_zero_info(f"update {updates:,}: {game}{player} {returns}")

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any
 
+from pd_lightning.files import whole
 from pd_lightning.rollout import Returns
 from pd_lightning.scores import geometric_mean, percent_of_teacher
+
+COLUMNS = ("update", "game", "episode", "return", "steps", "seed")
+"""Of `returns.csv` and `teacher_returns.csv`, a line for each episode."""
 
 
 def rollout_metrics(scores: dict[str, Returns], teachers: dict[str, float]) -> dict[str, float]:
@@ -24,13 +29,31 @@ def rollout_metrics(scores: dict[str, Returns], teachers: dict[str, float]) -> d
 
 
 def append_returns(path: Path, updates: int, scores: dict[str, Returns]) -> None:
-    """Adds one line for each episode to `returns.csv`: update, game, episode, return, steps, seed."""
+    """Adds one line for each episode to `returns.csv`, see `COLUMNS`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = not path.exists()
     with path.open("a", newline="") as file:
         writer = csv.writer(file)
         if new:
-            writer.writerow(["update", "game", "episode", "return", "steps", "seed"])
+            writer.writerow(COLUMNS)
         for game, returns in scores.items():
             for episode, row in enumerate(zip(returns.values, returns.steps, returns.seeds, strict=True)):
                 writer.writerow([updates, game, episode, *row])
+
+
+def note_recorded(path: Path, updates: int, data: Any, scores: dict[str, Returns]) -> None:
+    """Writes down, once, the recorded episodes that scores are compared with: the run can be reported without them.
+
+    Args:
+        path: `teacher_returns.csv`; steps and seeds are left empty, they are those of the recording.
+        updates: when it was first compared.
+        data: a data module; without `recorded_returns` there is nothing to write.
+        scores: of the students, whose rules the teachers must have played by.
+    """
+    if path.exists() or not hasattr(data, "recorded_returns"):
+        return
+    found = {game: data.recorded_returns(each.protocol, each.fire).get(game, ()) for game, each in scores.items()}
+    rows = [(updates, game, n, value, "", "") for game, values in found.items() for n, value in enumerate(values)]
+    if rows:
+        with whole(path) as part, part.open("w", newline="") as file:
+            csv.writer(file).writerows([COLUMNS, *rows])

@@ -38,7 +38,8 @@ def options_of(arguments: list[str] | None = None) -> Namespace:
         "--root",
         type=Path,
         default=None,
-        help="the datasets, whose episodes' mean returns are the teachers' (default: what each run learned from)",
+        help="the datasets, whose episodes' mean returns are the teachers' (default: what each run noted of those it "
+        "learned from)",
     )
     parser.add_argument(
         "--output",

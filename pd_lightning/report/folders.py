@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from pd_lightning.report.runs import NEEDED, ReportError, Run, joined, read_run
+from pd_lightning.report.runs import NEEDED, Curves, ReportError, Run, joined, read_run
 
 
 def runs_in(named: Sequence[Path], *, tests: bool = False) -> list[Run]:
@@ -167,9 +167,15 @@ def scored_by_tests(runs: Sequence[Run], tests: Sequence[Path]) -> list[Run]:
 def with_scores(run: Run, test: Run) -> Run:
     """A run whose last rollout is a test's: at the updates of the checkpoint, by the test's rules."""
     at, rules = test.student.updates, test.student.rules
-    kept = {
-        game: {update: points[update] for update in points if update < at and rules == run.student.rules}
-        for game, points in run.curve.items()
-    }
+
+    def merged(mine: Curves, tests: Curves) -> Curves:
+        kept = {
+            game: {update: points[update] for update in points if update < at and rules == run.student.rules}
+            for game, points in mine.items()
+        }
+        return {game: kept.get(game, {}) | points for game, points in tests.items()}
+
     student = replace(run.student, updates=at, protocol=test.student.protocol, fire=test.student.fire)
-    return replace(run, student=student, curve={game: kept.get(game, {}) | test.curve[game] for game in test.curve})
+    alone = {} if test.teacher or rules != run.student.rules else run.teacher  # a test of before noted no teacher
+    curve, teacher = merged(run.curve, test.curve), alone or merged(run.teacher, test.teacher)
+    return replace(run, student=student, curve=curve, teacher=teacher)

@@ -38,7 +38,7 @@ def followings(runs: Sequence[Run]) -> list[Following]:
     """Those runs and games whose teacher was scored again and again beside the student."""
     found = []
     for run in runs:
-        for game, teacher in run.teacher.items():
+        for game, teacher in run.teacher.items() if not run.student.root else ():  # else it was recorded
             curve = run.curve.get(game, {})
             late = [update for update in curve if update in teacher and 2 * update >= max(curve)]
             if len(late) < 2:

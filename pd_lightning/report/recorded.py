@@ -16,27 +16,30 @@ Recordings = dict[tuple[str, str], list[Shard]]
 
 
 def recordings_of(root: Path | None, runs: list[Run]) -> Recordings:
-    """The recordings of the games that were learned, where there are any; what is not there is said.
+    """The recordings that runs are to be compared with, where there are any; what is not there is said.
 
     Args:
-        root: folder of the datasets; None is the one that each run learned from, if it did.
+        root: folder of the datasets; None is what each run noted of its teacher, and where it noted nothing, as before
+            there was such a note, the one that it learned from.
         runs: that are to be compared with teachers.
 
     Raises:
         ShardError: a shard is broken or of another game; the folder that was given has none of the games.
     """
     found: Recordings = {}
-    wanted = {
+    every = [(run, game) for run in runs for game in run.student.games]
+    unknown = {
         (run.student.root, game): str(root or run.student.root)
-        for run in runs
-        for game in run.student.games
+        for run, game in every
         if game not in run.teacher and (root or run.student.root or run.student.acts)  # a teacher itself had none
     }
+    again = {(run.student.root, game): str(root) for run, game in every if root and not run.student.acts}
+    wanted = unknown | again
     for (given, game), datasets in wanted.items():
         folder = Path(datasets) / game
         if datasets and any(folder.glob("*.h5")):
             found[given, game] = open_game(folder, game, allow_mixed=True)
-        else:
+        elif (given, game) in unknown:
             place = f"{datasets} has no recording of it" if datasets else "it was not scored beside its student"
             print(f"left out: the teacher of {game}, as {place}; see --root", file=sys.stderr)
     if root and wanted and not found:
@@ -48,12 +51,13 @@ def teacher_of(shards: Recordings, runs: list[Run], student: Student, game: str)
     """Returns of a student's teacher, by the rules of the student's rollouts.
 
     Those of the last time that it was scored along with the student, if it was live; else of its recorded episodes, all
-    of one teacher.
+    of one teacher: of the recordings that are given, or what the runs noted.
     """
-    live = [run.teacher[game] for run in runs if run.student == student and game in run.teacher]
-    if live:
-        last = [points[max(points)] for points in live]
-        if all(np.array_equal(each, last[0]) for each in last):  # one frozen teacher, scored in the same episodes
-            return last[0]
-        return np.concatenate(last)
-    return returns_of_teacher(shards.get((student.root, game), []), student.protocol, student.fire)
+    given = shards.get((student.root, game), [])
+    noted = [run.teacher[game] for run in runs if run.student == student and game in run.teacher]
+    if not noted or (given and not student.acts):
+        return returns_of_teacher(given, student.protocol, student.fire)
+    last = [points[max(points)] for points in noted]
+    if all(np.array_equal(each, last[0]) for each in last):  # one recording, or one frozen teacher in the same episodes
+        return last[0]
+    return np.concatenate(last)

@@ -16,6 +16,8 @@ from pd_lightning.report.settings import described
 
 NEEDED, METRICS = ("config.yaml", "returns.csv"), "metrics.csv"
 RECORDED = "recorded play"
+Curves = dict[str, dict[int, np.ndarray]]
+"""Returns of episodes by game and update, float64 [n]."""
 
 
 class ReportError(ValueError):
@@ -81,9 +83,10 @@ class Run:
         seed: of the weights.
         data_seed: of the data: another split, or other play.
         student: what was trained.
-        curve: returns of the episodes by game and update, float64 [n].
-        teacher: the same of the teacher, if it was live.
-        learning: whether that learned meanwhile.
+        curve: returns of the episodes.
+        teacher: the same of the teacher, if it was live; of a recorded one its recorded episodes, at the update at
+            which the run was first compared with them.
+        learning: whether it learned meanwhile.
         temperatures: what divided the teacher's Q-values, by game; nothing of other losses than kl, and where unknown.
         earlier: folders of the attempts that it goes on from.
     """
@@ -92,8 +95,8 @@ class Run:
     seed: int
     data_seed: int
     student: Student
-    curve: dict[str, dict[int, np.ndarray]]
-    teacher: dict[str, dict[int, np.ndarray]] = field(default_factory=dict)
+    curve: Curves
+    teacher: Curves = field(default_factory=dict)
     learning: bool = False
     temperatures: dict[str, float] = field(default_factory=dict)
     earlier: tuple[Path, ...] = ()
@@ -126,8 +129,8 @@ def read_run(folder: Path) -> Run:
         rollouts = config["rollouts"]
         protocol, fire = str(rollouts["protocol"]), rollouts.get("fire")
         curve = read_curve(folder / "returns.csv")
-        live = folder / "teacher_returns.csv"
-        teacher = read_curve(live) if live.is_file() else {}
+        compared = folder / "teacher_returns.csv"
+        teacher = read_curve(compared) if compared.is_file() else {}
         temperatures = read_temperatures(folder / METRICS)
         updates = {max(points) for points in curve.values()}
         if len(updates) > 1:
@@ -161,15 +164,15 @@ def normal(root: str) -> str:
 
 def joined(attempts: Sequence[Run]) -> Run:
     """A run that was resumed, from the folders of all attempts, the newest last: what was played twice counts once."""
-    curve: dict[str, dict[int, np.ndarray]] = defaultdict(dict)
-    teacher: dict[str, dict[int, np.ndarray]] = defaultdict(dict)
+    curve: Curves = defaultdict(dict)
+    teacher: Curves = defaultdict(dict)
     for attempt in attempts:
         for every, mine in ((curve, attempt.curve), (teacher, attempt.teacher)):
             for game, points in mine.items():
                 every[game] |= points
     last = attempts[-1].student.updates
 
-    def kept(found: dict[str, dict[int, np.ndarray]]) -> dict[str, dict[int, np.ndarray]]:
+    def kept(found: Curves) -> Curves:
         return {
             game: {update: points[update] for update in sorted(points) if update <= last}
             for game, points in found.items()
@@ -180,7 +183,7 @@ def joined(attempts: Sequence[Run]) -> Run:
     return replace(attempts[-1], student=student, curve=kept(curve), teacher=kept(teacher), earlier=earlier)
 
 
-def read_curve(path: Path) -> dict[str, dict[int, np.ndarray]]:
+def read_curve(path: Path) -> Curves:
     """Returns by game and update.
 
     Raises:
