@@ -13,21 +13,21 @@ GONE = {"root": "gone"}
 
 
 def teachers_in(text):
-    """The teacher's mean in each line of all runs."""
+    """The teacher's mean by game, in the lines of all runs."""
     head, _, *rows = table(text, "All runs")
-    return [row[head.index("teacher")] for row in rows]
+    return {row[head.index("game")]: row[head.index("teacher")] for row in rows}
 
 
 def test_a_run_whose_recording_is_gone_is_compared_with_what_it_noted_of_it(tmp_path, monkeypatch, capsys):
     run = add_teacher(write_run(tmp_path, {"pong": [3.0]}, data=GONE), {"pong": {0: [4.0, 8.0]}})
     assert run_main(monkeypatch, run) == 0
     printed = capsys.readouterr()
-    assert teachers_in(printed.out) == ["6.0"]
+    assert teachers_in(printed.out) == {"pong": "6.0"}
     assert not printed.err
     older = write_run(tmp_path, {"breakout": [3.0]}, data=GONE)  # noted nothing
     assert run_main(monkeypatch, run, older) == 0
     printed = capsys.readouterr()
-    assert teachers_in(printed.out) == ["-", "6.0"]
+    assert teachers_in(printed.out) == {"breakout": "-", "pong": "6.0"}
     assert printed.err == "left out: the teacher of breakout, as gone has no recording of it; see --root\n"
 
 
@@ -36,7 +36,7 @@ def test_a_recording_that_is_named_counts_over_what_was_noted(tmp_path, monkeypa
     shard = record_shard(load_teacher(teachers["pong"]), tmp_path / "data/pong/0000.h5", header, lambda n: None)
     run = add_teacher(write_run(tmp_path, {"pong": [3.0]}, data=GONE), {"pong": {0: [4.0, 8.0]}})
     assert run_main(monkeypatch, run, f"--root={tmp_path / 'data'}") == 0
-    assert teachers_in(capsys.readouterr().out) == [f"{shard.returns.mean():.1f}"]
+    assert teachers_in(capsys.readouterr().out) == {"pong": f"{shard.returns.mean():.1f}"}
 
 
 def test_a_recorded_teacher_is_none_that_was_followed_though_it_was_noted_twice(tmp_path, monkeypatch, capsys):
