@@ -40,7 +40,7 @@ def test_a_recording_that_is_named_counts_over_what_was_noted(tmp_path, monkeypa
 
 
 def test_a_recorded_teacher_is_none_that_was_followed_though_it_was_noted_twice(tmp_path, monkeypatch, capsys):
-    first = add_teacher(write_run(tmp_path, {"pong": [3.0]}, updates=(0, 50), data=GONE), {"pong": {0: [4.0]}})
+    first = add_teacher(write_run(tmp_path, {"pong": [3.0]}, updates=(0, 50), data=GONE), {"pong": {50: [4.0]}})
     more = {"ckpt_path": str(first / "checkpoints" / "last.ckpt")}
     on = add_teacher(write_run(tmp_path, {"pong": [3.0]}, data=GONE, more=more), {"pong": {100: [4.0]}})
     assert run_main(monkeypatch, first, on) == 0
