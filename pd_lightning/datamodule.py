@@ -150,9 +150,21 @@ class TeacherDatasets(pl.LightningDataModule):
             build_streams(self.blocks, self.sizes, reaches, self.seed, 0, 1, self.threads), self.mixing, self.weights
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what a fit has begun: threads cannot be pickled, and the next fit begins anew."""
+        return {**self.__dict__, "mixture": None, "trainer": None}
+
     def setup(self, stage: str) -> None:
-        """Makes the streams to learn from; nothing is read yet."""
-        assert self.trainer is not None
+        """Makes the streams to learn from; nothing is read yet.
+
+        Raises:
+            ValueError: there is no Trainer, whose devices share the states out; or they have different data.
+        """
+        if self.trainer is None:
+            raise ValueError(
+                "these data have no Trainer yet: give them to one, trainer.fit(module, datamodule=data), or take "
+                "data.batches() for a loop of your own"
+            )
         check_devices(self.batch_size, self.trainer.world_size, self.sizes)
         described = {f"recording of {game}": self._described(game) for game in self.games}
         refuse_other_devices({**described, **self._order_depends_on()}, "--data options and recordings")

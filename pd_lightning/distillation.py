@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -16,11 +17,25 @@ from pd_lightning.episodes import Policy, policy_of
 from pd_lightning.losses import LOSSES, kl
 from pd_lightning.networks import SIZES, Student
 from pd_lightning.optimizing import Clipping, adam
-from pd_lightning.resuming import datamodule_of, forget_raw_weights, name_class, plain, renew_rate
+from pd_lightning.resuming import (
+    datamodule_of,
+    forget_raw_weights,
+    name_class,
+    plain,
+    refuse_passing_processes,
+    renew_rate,
+)
 from pd_lightning.streaming import Batch
 from pd_lightning.temperature import calibrate, check
 
 METRICS = ("agreement", "kl", "loss")
+
+
+def share_of_rate(update: int, warmup: int, total: float) -> float:
+    """What the learning rate is, of the highest: it rises for `warmup` updates and falls to zero after `total`."""
+    rise = (update + 1) / (warmup + 1)
+    fall = (total - update) / max(1, total - warmup)
+    return max(0.0, min(1.0, rise, fall))
 
 
 class PolicyDistillation(Clipping):
@@ -102,9 +117,10 @@ class PolicyDistillation(Clipping):
         """Centres each game's input on its recording, once: then the checkpoint knows.
 
         Raises:
-            ValueError: numbers are too coarse to learn with, or there is no data module.
+            ValueError: numbers are too coarse to learn with, there is no data module, or only weights would come back.
         """
         if stage == "fit":
+            refuse_passing_processes(self.trainer)
             if self.trainer.precision == "16-true":
                 raise ValueError(
                     "precision is 16-true, in which Adam divides by nothing: choose --trainer.precision 16-mixed, "
@@ -191,7 +207,7 @@ class PolicyDistillation(Clipping):
 
     def forward(self, states: Tensor) -> dict[str, Tensor]:
         """States uint8 [B, 4, 84, 84] to outputs float32 [B, A] of each game."""
-        return self.student(states)
+        return self.student(dict.fromkeys(self.student.games, states))
 
     def policies(self) -> dict[str, Policy]:
         """The student as a player of each game, in the precision of training."""
@@ -244,12 +260,6 @@ class PolicyDistillation(Clipping):
     def configure_optimizers(self) -> dict[str, Any]:
         """Adam with a warm-up and a linear decay; `--optimizer` on the command line takes its place."""
         optimizer = adam(self.parameters(), self.learning_rate)
-        total = self.trainer.estimated_stepping_batches
-
-        def factor(update: int) -> float:
-            rise = (update + 1) / (self.warmup + 1)
-            fall = (total - update) / max(1, total - self.warmup)
-            return max(0.0, min(1.0, rise, fall))
-
-        self._schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        share = partial(share_of_rate, warmup=self.warmup, total=self.trainer.estimated_stepping_batches)
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._schedule, "interval": "step"}}

@@ -47,6 +47,22 @@ def refuse_other_devices(mine: Mapping[str, str], what: str) -> None:
                 )
 
 
+def refuse_passing_processes(trainer: Any) -> None:
+    """Raises a ValueError if a fit is to be made in processes that end with it: only weights would come back.
+
+    What is learned beside them (temperatures, rules of play, that the input is centred) would be forgotten. A notebook
+    on several devices does so without being asked.
+    """
+    from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
+
+    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+        raise ValueError(
+            f"the Trainer's strategy ({trainer.strategy.launcher._start_method}) fits in processes that end with it, "
+            "and of a student only the weights would come back: in a notebook give the Trainer devices=1; elsewhere "
+            "strategy='ddp'"
+        )
+
+
 def batches_trained(trainer: Any) -> int:
     """Batches that a fit has learned from, those before a resumption too; several may have been one update."""
     return trainer.fit_loop.epoch_loop.batch_progress.total.processed

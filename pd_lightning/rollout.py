@@ -63,7 +63,7 @@ def play(
     *,
     protocol: str | Protocol = "paper",
     parallel: int = 32,
-    fire: bool = False,
+    fire: bool | None = None,
     share: tuple[int, int] = (0, 1),
     on_episode: Callable[[float], None] | None = None,
 ) -> Returns:
@@ -78,7 +78,8 @@ def play(
         seed: the same seed means the same episodes, whatever `parallel` and `share` are.
         protocol: one of `pd_lightning.atari.PROTOCOLS`, or rules of one's own.
         parallel: how many games are played side by side.
-        fire: press FIRE for the player at a start and after a lost life.
+        fire: press FIRE for the player at a start and after a lost life (default: for a teacher as it was trained, for
+            others not).
         share: (r, n): play only every n-th episode, starting with the r-th: what one of n processes does.
         on_episode: called with the return of each episode when it ends, for progress bars.
 
@@ -90,6 +91,7 @@ def play(
     (1,)
     """
     rules = protocol if isinstance(protocol, Protocol) else named_protocol(protocol)
+    fire = getattr(policy, "fire", False) is True if fire is None else fire
     seeds = episode_seeds(episodes, seed)[share[0] :: share[1]]
     values, steps = np.zeros(len(seeds)), np.zeros(len(seeds), np.int64)
     for moment in moments(policy, game, seeds.tolist(), rules, parallel=parallel, fire=fire):

@@ -50,6 +50,7 @@ class Checkpoint(ModelCheckpoint):
         self.best_path = ""  # not `best_model_path`, which Lightning deletes when it saves newer weights: until the end
         self._newest = ""
         self._before: dict[str, str] = {}
+        self._fits = True
 
     @property
     def state_key(self) -> str:
@@ -63,6 +64,7 @@ class Checkpoint(ModelCheckpoint):
             ValueError: the score will never be measured, or no checkpoint could be loaded again.
         """
         super().setup(trainer, pl_module, stage)
+        self._fits = stage == "fit"
         keep_whole(trainer)
         data: Any = getattr(trainer, "datamodule", None)
         if stage != "fit":
@@ -221,7 +223,9 @@ class Checkpoint(ModelCheckpoint):
         return {**super().state_dict(), **best, "score_key": self.score_key, "sign": self.sign}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As it was saved."""
+        """As it was saved; what a checkpoint that is only tested knows of its run says nothing of the files here."""
+        if not self._fits:
+            return
         super().load_state_dict(state_dict)
         if (state_dict.get("score_key"), state_dict.get("sign")) == (self.score_key, self.sign):  # else of another kind
             self.best_score = state_dict.get("best_score")

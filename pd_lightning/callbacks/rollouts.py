@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_info
 from pytorch_lightning.callbacks import Callback, StochasticWeightAveraging
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from pd_lightning.atari import check_fire, named_protocol
 from pd_lightning.bounds import check_at_least
@@ -176,7 +177,13 @@ class Rollouts(Callback):
         fire = fire_rule(trainer, game, self.fire)
         rules = {"protocol": self.protocol, "parallel": self.parallel, "fire": fire}
         with episode_bar(trainer, game, len(range(share[0], self.episodes, share[1]))) as advance:
-            mine = play(policy, game, self.episodes, seed, share=share, on_episode=advance, **rules)
+
+            def ended(value: float) -> None:
+                advance(value)
+                if stage == "test" and trainer.received_sigterm:  # Lightning itself looks only between batches
+                    raise SIGTERMException
+
+            mine = play(policy, game, self.episodes, seed, share=share, on_episode=ended, **rules)
         if trainer.world_size == 1:
             return mine
         most = -(-self.episodes // trainer.world_size)  # ranks may hold one episode less: gathering wants equal shapes

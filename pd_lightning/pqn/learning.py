@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,15 @@ from pd_lightning.networks import QNetwork
 from pd_lightning.optimizing import Clipping, adam
 from pd_lightning.pqn.games import Minibatch, check_learning
 from pd_lightning.pqn.threads import context_beside
-from pd_lightning.resuming import batches_trained, datamodule_of, forget_raw_weights, name_class, plain, renew_rate
+from pd_lightning.resuming import (
+    batches_trained,
+    datamodule_of,
+    forget_raw_weights,
+    name_class,
+    plain,
+    refuse_passing_processes,
+    renew_rate,
+)
 from pd_lightning.teacher import load_teacher
 
 LOGITS_TO_Q = 0.01
@@ -38,11 +47,12 @@ def optimizer_of(
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
     """Adam, and a learning rate that rises over `warmup` updates and then falls linearly to zero after `total`."""
     optimizer = adam(parameters, learning_rate)
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, partial(share_of_rate, warmup=warmup, total=total))
 
-    def share(update: int) -> float:
-        return min((update + 1) / max(warmup, 1), 1.0) * max(0.0, 1 - update / total)
 
-    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+def share_of_rate(update: int, warmup: int, total: float) -> float:
+    """What the learning rate is, of the highest."""
+    return min((update + 1) / max(warmup, 1), 1.0) * max(0.0, 1 - update / total)
 
 
 def refuse_float16(trainer: pl.Trainer) -> None:
@@ -137,11 +147,12 @@ class PQN(Clipping):
         """Centres the input on random play, once, and not if the weights that it began with know better.
 
         Raises:
-            ValueError: the precision is float16's.
+            ValueError: the precision is float16's, or only weights would come back.
         """
         refuse_float16(self.trainer)
         if stage != "fit":
             return
+        refuse_passing_processes(self.trainer)
         for game, (mean, deviation) in datamodule_of(self).statistics().items() if not self.begun else ():
             self.network.centre(game, mean, deviation)
         self.begun = True
