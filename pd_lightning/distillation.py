@@ -205,9 +205,10 @@ class PolicyDistillation(Clipping):
             )
         return value
 
-    def forward(self, states: Tensor) -> dict[str, Tensor]:
-        """States uint8 [B, 4, 84, 84] to outputs float32 [B, A] of each game."""
-        return self.student(dict.fromkeys(self.student.games, states))
+    def forward(self, states: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """States uint8 [B, 4, 84, 84] of each game, or the same for all of them, to outputs float32 [B, A] of each."""
+        every = dict.fromkeys(self.student.games, states) if isinstance(states, Tensor) else states
+        return self.student(every)
 
     def policies(self) -> dict[str, Policy]:
         """The student as a player of each game, in the precision of training."""

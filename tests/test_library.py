@@ -105,8 +105,10 @@ class Ours(PolicyDistillation):
 
 def test_a_network_of_ones_own_is_asked_about_states_as_the_shipped_ones_are():
     states = torch.randint(0, 256, (3, 4, 84, 84), dtype=torch.uint8)
-    found = Ours({"pong": 6, "breakout": 4})(states)
-    assert {game: tuple(outputs.shape) for game, outputs in found.items()} == {"pong": (3, 6), "breakout": (3, 4)}
+    student = Ours({"pong": 6, "breakout": 4})
+    shapes = {"pong": (3, 6), "breakout": (3, 4)}
+    for given in (states, {"pong": states, "breakout": states}):
+        assert {game: tuple(outputs.shape) for game, outputs in student(given).items()} == shapes
 
 
 @pytest.mark.parametrize("trained", [True, False])
