@@ -7,9 +7,9 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import BatchSizeFinder, LearningRateFinder
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
-from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 
 from pd_lightning.checkpoints import explicit_model_options
+from pd_lightning.resuming import fits_in_passing_processes
 
 
 def refuse_unused(config: Any, words: list[str]) -> None:
@@ -33,7 +33,7 @@ def refuse_unused(config: Any, words: list[str]) -> None:
 
 def refuse_strategy(trainer: pl.Trainer, name: str) -> None:
     """Raises a ValueError if scores and weights would be lost with a Trainer's strategy, or nobody could play."""
-    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+    if fits_in_passing_processes(trainer):
         raise ValueError(f"--trainer.strategy {name} leaves scores and weights in processes that end: choose ddp")
     if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
         raise ValueError(

@@ -47,15 +47,20 @@ def refuse_other_devices(mine: Mapping[str, str], what: str) -> None:
                 )
 
 
+def fits_in_passing_processes(trainer: Any) -> bool:
+    """Whether a Trainer's fits are made in processes that end with them (ddp_fork, ddp_spawn)."""
+    from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
+
+    return isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
+
+
 def refuse_passing_processes(trainer: Any) -> None:
     """Raises a ValueError if a fit is to be made in processes that end with it: only weights would come back.
 
     What is learned beside them (temperatures, rules of play, that the input is centred) would be forgotten. A notebook
     on several devices does so without being asked.
     """
-    from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
-
-    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+    if fits_in_passing_processes(trainer):
         raise ValueError(
             f"the Trainer's strategy ({trainer.strategy.launcher._start_method}) fits in processes that end with it, "
             "and of a student only the weights would come back: in a notebook give the Trainer devices=1; elsewhere "

@@ -176,6 +176,6 @@ def with_scores(run: Run, test: Run) -> Run:
         return {game: kept.get(game, {}) | points for game, points in tests.items()}
 
     student = replace(run.student, updates=at, protocol=test.student.protocol, fire=test.student.fire)
-    alone = {} if test.teacher or rules != run.student.rules else run.teacher  # a test of before noted no teacher
-    curve, teacher = merged(run.curve, test.curve), alone or merged(run.teacher, test.teacher)
-    return replace(run, student=student, curve=curve, teacher=teacher)
+    unnoted = not test.teacher and rules == run.student.rules  # by a test of before there was such a note
+    teacher = run.teacher if unnoted else merged(run.teacher, test.teacher)
+    return replace(run, student=student, curve=merged(run.curve, test.curve), teacher=teacher)
