@@ -154,18 +154,27 @@ class TeacherDatasets(pl.LightningDataModule):
         """Without what a fit has begun: threads cannot be pickled, and the next fit begins anew."""
         return {**self.__dict__, "mixture": None, "trainer": None}
 
-    def setup(self, stage: str) -> None:
-        """Makes the streams to learn from; nothing is read yet.
+    @property
+    def _host(self) -> pl.Trainer:
+        """The Trainer, whose devices share the states out.
 
         Raises:
-            ValueError: there is no Trainer, whose devices share the states out; or they have different data.
+            ValueError: there is none.
         """
         if self.trainer is None:
             raise ValueError(
                 "these data have no Trainer yet: give them to one, trainer.fit(module, datamodule=data), or take "
                 "data.batches() for a loop of your own"
             )
-        check_devices(self.batch_size, self.trainer.world_size, self.sizes)
+        return self.trainer
+
+    def setup(self, stage: str) -> None:
+        """Makes the streams to learn from; nothing is read yet.
+
+        Raises:
+            ValueError: there is no Trainer, or its devices have different data.
+        """
+        check_devices(self.batch_size, self._host.world_size, self.sizes)
         described = {f"recording of {game}": self._described(game) for game in self.games}
         refuse_other_devices({**described, **self._order_depends_on()}, "--data options and recordings")
         if stage == "fit":
@@ -174,36 +183,32 @@ class TeacherDatasets(pl.LightningDataModule):
             if self.memory is None and any(stream.order.reach for stream in streams.values()):
                 rank_zero_info(f"memory: --data.memory {room / 2**30} gives the same order of states again")
             self.mixture = Mixture(streams, self.mixing, self.weights)
-            self.mixture.batches_given = batches_trained(self.trainer)  # a trainer that fits once more goes on
+            self.mixture.batches_given = batches_trained(self._host)  # a trainer that fits once more goes on
             self.mixture.repeat_after = self._overfitted(len(self.mixture))
-            strategy = self.trainer.strategy
+            strategy = self._host.strategy
             if self.mixing == "one_game" and len(self.games) > 1 and isinstance(strategy, DDPStrategy):
                 strategy._ddp_kwargs["find_unused_parameters"] = True  # the heads of the other games get no gradient
 
     def _overfitted(self, batches: int) -> int | None:
         """How many batches the Trainer is to learn again and again, if it is: Lightning's `overfit_batches`."""
-        assert self.trainer is not None
-        wanted = self.trainer.overfit_batches  # pyright: ignore[reportAttributeAccessIssue]
+        wanted = self._host.overfit_batches  # pyright: ignore[reportAttributeAccessIssue]
         return (wanted if isinstance(wanted, int) else int(wanted * batches)) or None
 
     def _room(self) -> int:
         """Bytes for decoded frames on this device: the same on all of them, else they would shuffle differently."""
-        assert self.trainer is not None
         if self.memory is not None:
             return int(self.memory * 2**30)
-        neighbours = self.trainer.num_devices if self._device.type == "cpu" else 1
-        return self.trainer.strategy.broadcast(usual_room(self._device, neighbours))
+        neighbours = self._host.num_devices if self._device.type == "cpu" else 1
+        return self._host.strategy.broadcast(usual_room(self._device, neighbours))
 
     @property
     def _device(self) -> torch.device:
         """Where windows and batches are; other accelerators than CUDA get their batches from Lightning."""
-        assert self.trainer is not None
-        device = self.trainer.strategy.root_device
+        device = self._host.strategy.root_device
         return device if device.type == "cuda" else torch.device("cpu")
 
     def _streams(self, reaches: dict[str, Reach | None]) -> dict[str, Stream]:
-        assert self.trainer is not None
-        ranks = self.trainer.global_rank, self.trainer.world_size
+        ranks = self._host.global_rank, self._host.world_size
         return build_streams(self.blocks, self.sizes, reaches, self.seed, *ranks, self.threads, self._device)
 
     @property
@@ -213,6 +218,8 @@ class TeacherDatasets(pl.LightningDataModule):
 
     def train_dataloader(self) -> Mixture:
         """Batches {game: Batch}; says how the games are kept in memory."""
+        if self.mixture is None:  # a Trainer has made them ready; who asks by hand may not have
+            self.setup("fit")
         assert self.mixture is not None
         for game, stream in self.streams.items():
             said = left_out(self.blocks[game], self.held_out.get(game), self.validation)
@@ -221,8 +228,7 @@ class TeacherDatasets(pl.LightningDataModule):
 
     def val_dataloader(self) -> HeldOut:
         """Held-out states in recorded order; games take turns."""
-        assert self.trainer is not None
-        ranks = self.trainer.global_rank, self.trainer.world_size
+        ranks = self._host.global_rank, self._host.world_size
         workers = new_workers(self.threads)
         return HeldOut({
             game: Stream(blocks, self.batch_size, self.seed, None, *ranks, False, workers, self._device)

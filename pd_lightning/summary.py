@@ -33,15 +33,17 @@ def results_table(
     protocol = next((returns.protocol for returns in scores.values()), "")
     teachers = teachers_of(data, scores)
     table = Table(
-        title=f"{size_of(network)}, protocol {protocol}" if scores else size_of(network),
+        title=f"{size_of(network)}, {parameters:,} parameters ({share:.1f}% of dqn)",
+        caption=", ".join([f"protocol {protocol}"] * bool(scores) + [f"{seconds:.0f} seconds"]),
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
     if hasattr(data, "teacher_returns") and scores.keys() - teachers.keys():
-        table.caption = "without a teacher's score: no recorded episodes that it alone played by these rules"
+        unknown = "without a teacher's score: no recorded episodes that it alone played by these rules"
+        table.caption = f"{table.caption}\n{unknown}"
     player = "student" if hasattr(model, "student") else "agent"
     table.add_column("game")
-    for name in ("teacher", f"{player} ± 95%", "episodes", "of teacher", "parameters (of dqn)", "agreement", "seconds"):
+    for name in ("teacher", f"{player} ± 95%", "episodes", "of teacher", "agreement"):
         table.add_column(name, justify="right")
     percents = []
     for game in games:
@@ -53,9 +55,7 @@ def results_table(
             _score(returns) if returns else "-",
             str(len(returns.values)) if returns else "-",
             _number(percents[-1], ".1f", "%") if returns and returns.mean >= 0 else "-",
-            f"{parameters:,} ({share:.1f}%)",
             _number(float(metrics.get(f"val/{game}/agreement", math.nan)), ".3f"),
-            f"{seconds:.0f}",
         )
     mean = float(geometric_mean(percents))  # of all games or none; what was logged is gone after a validation
     if len(games) > 1 and not math.isnan(mean):

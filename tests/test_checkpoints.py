@@ -216,7 +216,8 @@ def test_where_weights_are_averaged_those_are_played_that_are_kept(tmp_path, mon
     assert -3 < played[0] < -1
 
 
-def test_an_average_that_would_be_neither_scored_nor_kept_is_refused(tmp_path):
-    trainer = trainer_of(tmp_path, 4, StochasticWeightAveraging(1.0), Rollouts(at_start=False, at_end=False))
+@pytest.mark.parametrize("each", [Rollouts(at_start=False, at_end=False), Checkpoint()])
+def test_an_average_that_would_be_neither_scored_nor_kept_is_refused(tmp_path, each):
+    trainer = trainer_of(tmp_path, 4, StochasticWeightAveraging(1.0), each)
     with pytest.raises(ValueError, match="EMAWeightAveraging, whose average is scored and kept"):
         trainer.fit(Chicken([]), ten_batches())

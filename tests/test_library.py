@@ -122,6 +122,7 @@ def test_a_teacher_is_played_with_fire_as_it_was_trained_unless_told_otherwise(b
     assert play(idle, "breakout", 1, protocol="blink").fire is False
 
 
-def test_data_without_a_trainer_say_what_to_do(data):
+@pytest.mark.parametrize("ask", ["setup", "train_dataloader", "val_dataloader", "test_dataloader"])
+def test_data_without_a_trainer_say_what_to_do(data, ask):
     with pytest.raises(ValueError, match=r"data\.batches\(\) for a loop of your own"):
-        data.setup("fit")
+        getattr(data, ask)(*["fit"] * (ask == "setup"))

@@ -14,6 +14,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from pd_lightning.callbacks.playing import refuse_late_average
 from pd_lightning.callbacks.stopping import MEASURED, check_monitor, within_update
 from pd_lightning.callbacks.whole import keep_whole
 from pd_lightning.resuming import ResumeError, refuse_changes, refuse_unloadable
@@ -61,7 +62,8 @@ class Checkpoint(ModelCheckpoint):
         """Refuses, before anything is computed, what would go wrong later.
 
         Raises:
-            ValueError: the score will never be measured, or no checkpoint could be loaded again.
+            ValueError: the score will never be measured, no checkpoint could be loaded again, or weights are averaged
+                in a way that none would hold.
         """
         super().setup(trainer, pl_module, stage)
         self._fits = stage == "fit"
@@ -70,6 +72,7 @@ class Checkpoint(ModelCheckpoint):
         if stage != "fit":
             return
         refuse_unloadable(pl_module, data)
+        refuse_late_average(trainer)
         if self.score_key is None:
             return
         check_monitor("checkpoint.monitor", self.score_key, data)

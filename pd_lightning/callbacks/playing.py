@@ -6,8 +6,17 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import WeightAveraging
+from pytorch_lightning.callbacks import StochasticWeightAveraging, WeightAveraging
 from pytorch_lightning.trainer.states import TrainerFn
+
+
+def refuse_late_average(trainer: pl.Trainer) -> None:
+    """Raises a ValueError if weights are averaged in a way that nobody would score or keep."""
+    if any(isinstance(each, StochasticWeightAveraging) for each in trainer.callbacks):  # pyright: ignore[reportAttributeAccessIssue]
+        raise ValueError(
+            "StochasticWeightAveraging has its average only after the last score and checkpoint: choose "
+            "--trainer.callbacks+=pytorch_lightning.callbacks.EMAWeightAveraging, whose average is scored and kept"
+        )
 
 
 @contextmanager

@@ -8,13 +8,13 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_info
-from pytorch_lightning.callbacks import Callback, StochasticWeightAveraging
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from pd_lightning.atari import check_fire, named_protocol
 from pd_lightning.bounds import check_at_least
 from pd_lightning.callbacks.keeping import Checkpoint, is_last_update
-from pd_lightning.callbacks.playing import playing
+from pd_lightning.callbacks.playing import playing, refuse_late_average
 from pd_lightning.callbacks.progress import episode_bar
 from pd_lightning.callbacks.scoring import append_returns, note_recorded, rollout_metrics
 from pd_lightning.callbacks.stopping import check_early_stopping, check_stopping_by_epochs
@@ -77,11 +77,7 @@ class Rollouts(Callback):
                 f"{type(pl_module).__name__} has no policies(), which say who plays: {{game: states to outputs}}, as "
                 "PolicyDistillation.policies"
             )
-        if any(isinstance(each, StochasticWeightAveraging) for each in trainer.callbacks):  # pyright: ignore[reportAttributeAccessIssue]
-            raise ValueError(
-                "StochasticWeightAveraging has its average only after the last score and checkpoint: choose "
-                "--trainer.callbacks+=pytorch_lightning.callbacks.EMAWeightAveraging, whose average is scored and kept"
-            )
+        refuse_late_average(trainer)
         if stage == "fit":
             check_early_stopping(trainer, self.every_n_updates)
         for game in getattr(trainer.datamodule, "actions", {}) if self.fire else ():  # pyright: ignore[reportAttributeAccessIssue]
