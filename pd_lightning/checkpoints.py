@@ -47,13 +47,18 @@ def find_checkpoint(name: str, folders: Sequence[Path]) -> Path:
     if not found:
         raise CheckpointError(f"--ckpt_path {name}: no run here has left a {name}.ckpt; name a file, or start anew")
     newest = max(found, key=_written)
-    for folder in folders:  # a run makes it when it begins, and fills it later
-        if folder.is_dir() and not any(folder.glob("[!.]*.ckpt")) and _written(folder) > _written(newest):
-            raise CheckpointError(
-                f"--ckpt_path {name}: {folder.parent}, the newest run here, has left no checkpoint yet, or was killed "
-                f"before it could; give its command without --ckpt_path, or name {newest} to go on from there"
-            )
-    return newest
+    latest = max((folder for folder in folders if folder.is_dir()), key=_filled)
+    if any(latest.glob(f"{name}*.ckpt")):
+        return newest
+    if last := last_in(latest):
+        raise CheckpointError(
+            f"--ckpt_path {name}: {latest.parent}, the newest run here, has no {name}.ckpt; name {last}, or {newest} "
+            "of an older run"
+        )
+    raise CheckpointError(
+        f"--ckpt_path {name}: {latest.parent}, the newest run here, has left no checkpoint yet, or was killed before "
+        f"it could; give its command without --ckpt_path, or name {newest} to go on from there"
+    )
 
 
 def last_in(folder: Path) -> Path | None:
@@ -64,6 +69,11 @@ def last_in(folder: Path) -> Path | None:
 def _written(path: Path) -> float:
     """When it was written; the newest is the largest."""
     return path.stat().st_mtime
+
+
+def _filled(folder: Path) -> float:
+    """When a run last wrote weights; where it has left none, when it began: it makes the folder then."""
+    return max(map(_written, folder.glob("[!.]*.ckpt")), default=_written(folder))
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

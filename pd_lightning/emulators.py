@@ -12,8 +12,8 @@ from ale_py.vector_env import AtariVectorEnv
 
 from pd_lightning.atari import Protocol, build
 
-IDLE_EMULATORS = 128
-"""At most so many are kept for episodes to come, 2 MB each."""
+IDLE_EMULATORS = 512
+"""At most so many are kept for episodes to come, 2 MB each: ten games, 32 of each at once, are scored in turns."""
 BEHIND = 10
 """Niceness of their threads. They are more than the cores: as equals they would take the network's core too, finish
 early, and wait for it; play would be a sixth slower."""
@@ -39,7 +39,9 @@ class Emulators:
         self._idle[own] = [*self._idle.pop(own, ()), env]
         mine = self._mine()
         while sum(env.num_envs for known in mine for env in self._idle[known]) > IDLE_EMULATORS:
-            del self._idle[mine.pop(0)]
+            self._idle[mine[0]].pop(0)
+            if not self._idle[mine[0]]:
+                del self._idle[mine.pop(0)]
 
     def clear(self) -> None:
         """Drops all of this process: an interpreter that ends with some in its hands complains of leaks."""

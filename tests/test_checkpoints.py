@@ -120,6 +120,32 @@ def test_a_score_that_will_never_be_measured_is_refused_before_anything_is_learn
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
+def test_the_best_weights_of_before_stay_the_best_of_a_run_that_goes_on_in_another_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr("pd_lightning.callbacks.rollouts.play", glance)
+
+    def run(folder, updates, walks, **more):
+        keep = Checkpoint("rollout/freeway/return", every_n_train_steps=1)
+        trainer = trainer_of(tmp_path / folder, updates, Rollouts(every_n_updates=1, episodes=1), keep)
+        trainer.fit(Chicken(walks), ten_batches(), **more)
+        return keep
+
+    first = run("first", 2, [1])
+    assert read_checkpoint(Path(first.best_model_path))["global_step"] == 1
+    last = tmp_path / "first" / "version_0" / "checkpoints" / "last.ckpt"
+    for walks in ([], [3]):  # as good is no better
+        again = run(f"again{len(walks)}", 4, walks, ckpt_path=last)
+        assert again.best_model_path == again.best_path == first.best_path
+        assert again.best_model_score == 1
+    other = read_checkpoint(last)
+    for state in other["callbacks"].values():
+        if "best_score" in state:
+            state["best_score"] = 0.5
+    torch.save(other, tmp_path / "worse.ckpt")
+    better = run("better", 4, [3], ckpt_path=tmp_path / "worse.ckpt")
+    assert Path(better.best_model_path).is_relative_to(tmp_path / "better")
+    assert read_checkpoint(Path(first.best_path))["global_step"] == 1  # of another run: left alone
+
+
 def test_several_best_weights_are_refused_by_name():
     with pytest.raises(ValueError, match=r"checkpoint\.save_top_k is 3.*best\.ckpt"):
         Checkpoint("rollout/pong/return", save_top_k=3)

@@ -128,6 +128,20 @@ def test_last_is_refused_where_the_newest_run_was_killed_before_its_first_checkp
     assert find_checkpoint("last", folders) == folders[0] / "last.ckpt"
 
 
+def test_best_is_refused_where_the_newest_run_has_kept_none(tmp_path):
+    folders = [tmp_path / version / "checkpoints" for version in ("version_7", "version_8")]
+    for age, folder in enumerate(folders):
+        folder.mkdir(parents=True)
+        (folder / "last.ckpt").touch()
+        os.utime(folder / "last.ckpt", (0, 100 + age))
+    (folders[0] / "best.ckpt").touch()
+    os.utime(folders[0] / "best.ckpt", (0, 90))
+    with pytest.raises(CheckpointError, match=r"version_8, .* has no best\.ckpt; name .*_8.*last\.ckpt, or .*_7.*best"):
+        find_checkpoint("best", folders)
+    os.utime(folders[0] / "last.ckpt", (0, 200))
+    assert find_checkpoint("best", folders) == folders[0] / "best.ckpt"
+
+
 class Evil:
     """Unpickled, it makes a folder."""
 

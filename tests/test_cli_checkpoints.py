@@ -98,7 +98,7 @@ class TestCheckpoints:
             lines = list(csv.DictReader(file))
         assert [(line["update"], line["episode"]) for line in lines] == [("2", "0"), ("2", "1"), ("2", "2")]
         out = capsys.readouterr().out
-        assert "net3, protocol blink" in out
+        assert "protocol blink" in out
         assert "val/pong/agreement" in out
 
     def test_last_is_the_newest_runs(self, datasets, trained, tmp_path, capsys):

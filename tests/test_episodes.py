@@ -88,15 +88,15 @@ def test_emulators_that_nobody_needs_any_more_stand_still(emulators, monkeypatch
 
 @pytest.fixture
 def lent(monkeypatch):
-    """Lends emulators that cannot play, two at a time, and takes them back; says how many were built so far."""
+    """Lends emulators that cannot play, a few at a time, and takes them back; says how many times some were built."""
     built, mine = [], Emulators()
 
     def fake(game, parallel, protocol, **how):
         built.append(SimpleNamespace(num_envs=parallel))
         return built[-1]
 
-    def lend(rules, fire=False):
-        mine.take_back(mine.lend("pong", 2, rules, fire), "pong", rules, fire)
+    def lend(rules, fire=False, count=2):
+        mine.take_back(mine.lend("pong", count, rules, fire), "pong", rules, fire)
         return len(built)
 
     monkeypatch.setattr(lending, "build", fake)
@@ -144,6 +144,11 @@ def test_only_so_many_emulators_are_kept_and_the_newest_of_them(lent, monkeypatc
     first, second, third = (replace(PAPER, frame_limit=limit) for limit in (40, 60, 80))
     assert [lent(rules) for rules in (first, second, third, third, second)] == [1, 2, 3, 3, 3]
     assert [lent(rules) for rules in (first, second)] == [4, 4]
+
+
+def test_many_games_that_are_scored_in_turns_find_their_emulators_again(lent):
+    rules = [replace(PAPER, frame_limit=limit) for limit in range(40, 80, 4)]
+    assert [[lent(each, count=32) for each in rules][-1] for _ in range(3)] == [10, 10, 10]
 
 
 def test_a_forked_process_builds_its_own():

@@ -1,6 +1,7 @@
 """What scripts and notebooks do with the parts: several calls of a Trainer, copies, players of their own."""
 
 import copy
+import csv
 import os
 import pickle
 import signal
@@ -9,11 +10,13 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from conftest import quiet_trainer
+from crossing import Chicken, glance, ten_batches, trainer_of
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import nn
 
 from pd_lightning.atari import PROTOCOLS, Protocol
 from pd_lightning.callbacks import Checkpoint, Rollouts
+from pd_lightning.checkpoints import read_checkpoint
 from pd_lightning.datamodule import TeacherDatasets
 from pd_lightning.distillation import PolicyDistillation
 from pd_lightning.networks import Student
@@ -29,6 +32,12 @@ def data(datasets):
 def student_of(data, **settings):
     torch.manual_seed(0)
     return PolicyDistillation(data.actions, size="net3", warmup=0, **settings)
+
+
+def scored(folder):
+    """The updates at which a run of `trainer_of` has noted scores."""
+    with (folder / "version_0" / "returns.csv").open(newline="") as file:
+        return sorted({int(line["update"]) for line in csv.DictReader(file)})
 
 
 @pytest.fixture
@@ -71,6 +80,49 @@ def test_a_test_that_is_asked_to_end_does_so_after_the_next_episode(data, blink)
             trainer.test(student_of(data), datamodule=data, verbose=False)
     assert not ended
     assert not rollouts.scores
+
+
+@pytest.mark.parametrize("saves_every", [1, 100])
+def test_a_fit_that_is_asked_to_end_while_it_plays_does_so_after_the_next_episode(tmp_path, monkeypatch, saves_every):
+    played = []
+
+    def asked(policy, game, episodes, seed, on_episode, **rules):
+        played.append(game)
+        if len(played) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        for _ in range(episodes):
+            on_episode(0.0)
+        return glance(policy, game)
+
+    monkeypatch.setattr("pd_lightning.callbacks.rollouts.play", asked)
+
+    def run(updates, **more):
+        keep = Checkpoint(every_n_train_steps=saves_every)
+        trainer = trainer_of(tmp_path, updates, Rollouts(every_n_updates=2, episodes=5), keep)
+        trainer.fit(Chicken([4]), ten_batches(), **more)
+
+    with pytest.raises(SIGTERMException):
+        run(6)
+    assert scored(tmp_path) == [0, 2]
+    last = tmp_path / "version_0" / "checkpoints" / "last.ckpt"
+    if saves_every > 1:
+        assert not last.exists()
+        return
+    assert read_checkpoint(last)["global_step"] == 4  # what was due is saved
+    run(6, ckpt_path=last)
+    assert scored(tmp_path) == [0, 2, 4, 6]  # and what it owed is played
+
+
+def test_a_fit_that_is_asked_to_end_in_its_last_score_has_not_ended(tmp_path, monkeypatch):
+    def asked(policy, game, episodes, seed, on_episode, **rules):
+        os.kill(os.getpid(), signal.SIGTERM)
+        on_episode(0.0)
+
+    monkeypatch.setattr("pd_lightning.callbacks.rollouts.play", asked)
+    play, keep = Rollouts(at_start=False, every_n_updates=0), Checkpoint(every_n_train_steps=2)
+    with pytest.raises(SIGTERMException):
+        trainer_of(tmp_path, 3, play, keep).fit(Chicken([]), ten_batches())
+    assert read_checkpoint(tmp_path / "version_0" / "checkpoints" / "last.ckpt")["global_step"] == 2
 
 
 def test_what_was_fitted_can_be_pickled_and_copied_and_learns_on(data):
@@ -120,6 +172,19 @@ def test_a_teacher_is_played_with_fire_as_it_was_trained_unless_told_otherwise(b
     assert play(teacher, "breakout", 1, protocol="blink").fire is trained
     assert play(teacher, "breakout", 1, protocol="blink", fire=not trained).fire is not trained
     assert play(idle, "breakout", 1, protocol="blink").fire is False
+
+
+def test_a_module_that_teaches_is_a_copy_of_one_that_can_learn_on():
+    own = nn.Sequential(nn.Flatten(), nn.Linear(4 * 84 * 84, 6))
+    states = torch.randint(0, 256, (3, 4, 84, 84)).float()
+    before = Teacher.of(own, "pong", "mine")(states)
+    assert all(parameter.requires_grad for parameter in own.parameters())
+    assert own.training
+    torch.nn.init.zeros_(own[1].weight)
+    teacher = Teacher.of(own, "pong", "mine")
+    assert not torch.equal(teacher(states), before)
+    torch.nn.init.ones_(own[1].weight)
+    assert teacher(states).abs().max() < 1
 
 
 @pytest.mark.parametrize("ask", ["setup", "train_dataloader", "val_dataloader", "test_dataloader"])

@@ -29,7 +29,7 @@ def test_a_run_is_scored_by_its_last_rollout_and_keeps_the_curve(tmp_path):
     {"more": {"trainer": {"precision": "16-mixed"}}}, {"more": {"trainer": {"limit_train_batches": 0.1}}},
     {"more": {"trainer": {"max_steps": 30_000}}}, {"more": {"trainer": {"accumulate_grad_batches": 2}}},
     {"data": {"beta": 1.0, "teachers": {"pong": "other.zip"}}}, {"data": {"fire": False}},
-    {"data": {"validation": 0.0}},
+    {"data": {"validation": 0.0}}, {"data": {"memory": 0.1}},
 ])  # fmt: skip
 def test_runs_that_differ_in_anything_but_the_seed_are_never_averaged(tmp_path, other):
     found = measured(write_run(tmp_path, {"pong": [1.0]}), write_run(tmp_path, {"pong": [3.0]}, seed=1, **other))
@@ -144,6 +144,15 @@ def test_a_run_that_was_made_longer_stands_beside_the_one_that_it_began_with(tmp
     goes_on(tmp_path, short, {"pong": [5.0]}, updates=(200,), more={"trainer": {"max_steps": 200}})
     runs = runs_in([tmp_path])
     assert [list(run.curve["pong"]) for run in runs] == [[0, 100], [0, 100, 200]]
+
+
+def test_a_run_that_goes_on_in_another_memory_has_the_order_of_its_first_attempt(tmp_path):
+    first = write_run(tmp_path, {"pong": [2.0]}, data={"memory": 0.1, "validation": 0.5})
+    last = goes_on(tmp_path, first, {"pong": [5.0]}, updates=(200,), data={"memory": 9.0, "validation": 0.5})
+    (run,) = runs_in([tmp_path])
+    assert (run.folder, run.earlier) == (last, (first,))
+    assert run.student.settings == read_run(first).student.settings
+    assert "memory 0.1" in run.student.settings
 
 
 @pytest.mark.parametrize(("before", "said"), [

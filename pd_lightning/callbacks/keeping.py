@@ -152,7 +152,7 @@ class Checkpoint(ModelCheckpoint):
 
     def _name_best(self) -> None:
         """From now on the best weights are what Lightning's `ckpt_path="best"` loads."""
-        if self.best_path and self.best_score is not None:
+        if self.best_path and self.best_score is not None and self._fs.exists(self.best_path):
             self.best_model_path, self.best_model_score = self.best_path, torch.tensor(self.best_score)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
@@ -191,7 +191,8 @@ class Checkpoint(ModelCheckpoint):
             return
         if self.best_score is None or self.sign * score > self.sign * self.best_score:
             self.best_score = score
-            self.best_path = self.save(trainer, self.best_path, "best")
+            mine = os.path.dirname(self.best_path) == str(self.dirpath)  # else of the run that this one goes on from
+            self.best_path = self.save(trainer, self.best_path if mine else "", "best")
             if ended:
                 self._name_best()
 
@@ -231,9 +232,7 @@ class Checkpoint(ModelCheckpoint):
             return
         super().load_state_dict(state_dict)
         if (state_dict.get("score_key"), state_dict.get("sign")) == (self.score_key, self.sign):  # else of another kind
-            self.best_score = state_dict.get("best_score")
-            if self.dirpath == state_dict.get("dirpath"):
-                self.best_path = state_dict.get("best_path", "")
+            self.best_score, self.best_path = state_dict.get("best_score"), state_dict.get("best_path", "")
 
 
 def is_last_update(trainer: pl.Trainer) -> bool:

@@ -62,7 +62,7 @@ class Rollouts(Callback):
         self.scores: dict[str, Returns] = {}
         self.teacher_scores: dict[str, Returns] = {}  # of a live teacher, when it was last scored
         self.updates_before = 0  # a test begins to count at 0: the command line says what the checkpoint has behind it
-        self._played_at = -1
+        self._played_at, self._cut_short = -1, False
         self._metrics: dict[str, float] = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -91,7 +91,7 @@ class Rollouts(Callback):
         """
         check_stopping_by_epochs(trainer, self.every_n_updates)
         trainer.callback_metrics.update({key: torch.tensor(value) for key, value in self._metrics.items()})
-        if self.at_start and trainer.global_step == 0:
+        if self._cut_short or (self.at_start and trainer.global_step == 0):
             self._play(trainer, pl_module, "fit")
         self._played_at = trainer.global_step  # checkpoints are taken after the score
 
@@ -114,11 +114,18 @@ class Rollouts(Callback):
         """Plays all games and logs; once for each number of updates."""
         if trainer.fast_dev_run or (stage == "fit" and self._played_at == trainer.global_step):  # pyright: ignore[reportAttributeAccessIssue]
             return
-        self._played_at = trainer.global_step
+        self._played_at, self._cut_short = trainer.global_step, False
         games = module.policies()  # pyright: ignore[reportCallIssue]
-        with playing(trainer, module):
-            self.scores = {game: self._score(trainer, module, game, policy, stage) for game, policy in games.items()}
-        teachers = self._score_teachers(trainer, module, stage)
+        try:
+            with playing(trainer, module):
+                scores = {game: self._score(trainer, module, game, policy, stage) for game, policy in games.items()}
+            teachers = self._score_teachers(trainer, module, stage)
+        except SIGTERMException:
+            self._cut_short = True
+            if stage == "fit" and not is_last_update(trainer) and not trainer.should_stop:
+                return  # what is due now is saved yet, and whoever goes on from it plays first; then Lightning stops
+            raise
+        self.scores = scores
         self.teacher_scores.update(teachers)
         self._log(trainer, teachers, stage)
 
@@ -150,12 +157,12 @@ class Rollouts(Callback):
                 rank_zero_info(f"update {updates:,}: {game}{player} {returns}")
 
     def state_dict(self) -> dict[str, Any]:
-        """The last scores."""
-        return {"metrics": self._metrics}
+        """The last scores, and whether newer ones are owed."""
+        return {"metrics": self._metrics, "cut_short": self._cut_short}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As they were."""
-        self._metrics = dict(state_dict["metrics"])
+        self._metrics, self._cut_short = dict(state_dict["metrics"]), state_dict.get("cut_short", False)
 
     def _score_teachers(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> dict[str, Returns]:
         """Scores teachers that were not recorded, in the same episodes; live data know which."""
@@ -176,7 +183,8 @@ class Rollouts(Callback):
 
             def ended(value: float) -> None:
                 advance(value)
-                if stage == "test" and trainer.received_sigterm:  # Lightning itself looks only between batches
+                # Lightning itself looks only between batches. Ranks that fit stop together, later: see StopTogether.
+                if trainer.received_sigterm and (stage == "test" or trainer.world_size == 1):
                     raise SIGTERMException
 
             mine = play(policy, game, self.episodes, seed, share=share, on_episode=ended, **rules)

@@ -79,8 +79,9 @@ class Stage:
         self._ahead: Future[dict[str, Played]] | None = None
         self._thread: ThreadPoolExecutor | None = None
         self._cores = torch.get_num_threads()
-        # A learning teacher averages its gradients in a thread: not among the collectives of the student.
-        self._group = torch.distributed.new_group() if knobs.learn and place.ranks > 1 else None
+        # A learning teacher averages its gradients in a thread: not among the collectives of the student. Of two NCCL
+        # communicators both would have to be used in one order on all ranks, which threads do not keep.
+        self._group = torch.distributed.new_group(backend="gloo") if knobs.learn and place.ranks > 1 else None
 
     def play_one(self) -> None:
         """Plays a round and remembers it, at once; the teacher acts.

@@ -106,7 +106,16 @@ def attempts(run: Run) -> list[Run]:
             if moved and known[0] != known[1]:  # another run, which happens to have its number
                 break
             chain.insert(0, found)
-    return chain
+    return [chain[0], *(shuffled_as(chain[0], each) for each in chain[1:])]
+
+
+def shuffled_as(first: Run, run: Run) -> Run:
+    """A run that goes on: its states come in the order that its first attempt's memory gave, whatever it has now."""
+    order, others = (
+        [each for each in part.student.settings if each.startswith("memory ") is of_memory]
+        for part, of_memory in ((first, True), (run, False))
+    )
+    return replace(run, student=replace(run.student, settings=tuple(sorted([*order, *others]))))
 
 
 def predecessor(folder: Path) -> tuple[Path | None, bool]:

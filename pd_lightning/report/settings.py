@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-NO_DIFFERENCE = {"games", "seed", "cache", "threads", "memory", "updates", "beta", "beta_end", "beta_steps",
+NO_DIFFERENCE = {"games", "seed", "cache", "threads", "updates", "beta", "beta_end", "beta_steps",
                  "record_to"}  # fmt: skip
 """Options of the data that are shown otherwise, differ between seeds, or do not change what is learned."""
 LEARNING = ("max_steps", "max_epochs", "max_time", "accumulate_grad_batches", "gradient_clip_val",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -70,9 +71,8 @@ class Teacher(nn.Module):
 
         Args:
             policy: states uint8 [B, 4, 84, 84] to outputs [B, A], one for each action of the game's minimal set, in the
-                order of `pd_lightning.atari.action_meanings(game)`; a module is frozen, and moved
-                to a device with the teacher. Or a student, of any network: a `PolicyDistillation`, or what its
-                `build` has built.
+                order of `pd_lightning.atari.action_meanings(game)`; of a module it is a copy, as it is now. Or a
+                student, of any network: a `PolicyDistillation`, or what its `build` has built.
             game: the game, in the emulator's snake case.
             name: what recordings call it. Name it anew when it changes: only of a module are the weights known.
             outputs: what it says of an action: "q", or "logits" of its policy (default: as a `PolicyDistillation`
@@ -108,7 +108,8 @@ class AnyNetwork(nn.Module):
     def __init__(self, policy: Callable[[Tensor], Tensor], game: str, name: str) -> None:
         super().__init__()
         self.games = {game: len(action_meanings(game))}
-        self.policy: Any = policy  # a module becomes part of this one
+        # A module becomes part of this one, which does not learn; the caller's may.
+        self.policy: Any = copy.deepcopy(policy) if isinstance(policy, nn.Module) else policy
         games = getattr(policy, "games", None)
         self.several = isinstance(games, Mapping)  # as a student's network, whose outputs are each game's
         if isinstance(games, Mapping) and game not in games:
