@@ -14,7 +14,7 @@ from typing import Any
 import pytorch_lightning as pl
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
-from pytorch_lightning.callbacks import ProgressBar
+from pytorch_lightning.callbacks import LearningRateMonitor, ProgressBar
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI, ReduceLROnPlateau
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
@@ -134,9 +134,11 @@ class DistillationCLI(LightningCLI):
         given = trainer.get("callbacks") or []
         # StopTogether last: what others do after a batch, as to average weights, is done when it saves.
         kwargs["callbacks"] = [*(given if isinstance(given, list) else [given]), StopTogether()]
-        bars = any(isinstance(each, ProgressBar) for each in kwargs["callbacks"])
-        if trainer.get("enable_progress_bar") is not False and not bars:
-            kwargs["callbacks"].append(UpdatesBar())
+        bar = UpdatesBar if trainer.get("enable_progress_bar") is not False else None
+        rates = LearningRateMonitor if kwargs["logger"] else None
+        for kind, usual in ((ProgressBar, bar), (LearningRateMonitor, rates)):
+            if usual and not any(isinstance(each, kind) for each in kwargs["callbacks"]):
+                kwargs["callbacks"].append(usual())
         return super().instantiate_trainer(**kwargs)
 
     def before_fit(self) -> None:
@@ -164,8 +166,9 @@ class DistillationCLI(LightningCLI):
         """Keeps the last weights, prints the table and where everything is."""
         seconds = time.time() - self._began
         forget_stop(self.trainer)
-        validated = bool(getattr(self.datamodule, "held_out", None))
-        if validated:  # the last validation may be some updates old
+        done = getattr(self.model, "validated_at", -1) == self.trainer.global_step
+        validated = bool(getattr(self.datamodule, "held_out", None)) and not done
+        if validated:  # the last validation is some updates old
             self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
         dry = self.trainer.fast_dev_run  # pyright: ignore[reportAttributeAccessIssue]
         for checkpoint in [] if dry else self.trainer.checkpoint_callbacks:

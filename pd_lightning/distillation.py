@@ -86,6 +86,7 @@ class PolicyDistillation(Clipping):
         self.fire: dict[str, bool] = {}  # whether it was pressed for the teachers, and so is for the student
         self.learning_rate, self.warmup = learning_rate, warmup
         self.begun = False  # centred, by an earlier fit or a checkpoint
+        self.validated_at = -1  # updates before the newest validation
         self._schedule: Any = None
         self._losses: dict[str, Tensor] = {}  # each game's newest: not every batch need hold every game
         self.metrics = nn.ModuleDict({game: nn.ModuleDict({name: MeanMetric() for name in METRICS}) for game in games})
@@ -138,7 +139,7 @@ class PolicyDistillation(Clipping):
         """
         data = datamodule_of(self)
         self._heed(data)
-        for game, outputs in data.outputs.items() if self.loss == "kl" else ():
+        for game, outputs in data.outputs.items() if self.sharpens else ():
             aim = f", perplexity {self.perplexity:g}" if outputs == "q" and self.given[game] == "auto" else ""
             rank_zero_info(f"{game}: temperature {self.temperatures[game]:.4g}{aim}")
 
@@ -156,11 +157,12 @@ class PolicyDistillation(Clipping):
     def _accept_logits(self, game: str) -> None:
         """Logits are a policy already: they are neither Q-values to repeat nor to be sharpened once more."""
         if self.outputs == "q":
+            mine = f"loss is {self.loss}" if self.loss == "mse" else f"{type(self).__name__} learns Q-values"
             raise ValueError(
-                f"loss is {self.loss}, but the teacher of {game} was recorded with logits, not Q-values (PPO, A2C or a "
-                "student): choose --model.loss kl, with --model.temperature 1 or auto, or --model.loss nll"
+                f"{mine}, but the teacher of {game} was recorded with logits, not Q-values (PPO, A2C or a student): "
+                "choose PolicyDistillation's --model.loss kl, with --model.temperature 1 or auto, or --model.loss nll"
             )
-        if self.loss == "kl" and self.given[game] not in (1, "auto"):
+        if self.sharpens and self.given[game] not in (1, "auto"):
             raise ValueError(
                 f"temperature is {self.given[game]}, but the teacher of {game} was recorded with logits, whose "
                 "policy is that at 1 (smaller ones are for Q-values): choose --model.temperature 1 or auto, or "
@@ -173,7 +175,7 @@ class PolicyDistillation(Clipping):
         renew_rate(self.lr_schedulers(), self._schedule, self.learning_rate)
         if "auto" in self.temperatures.values():  # Lightning's LearningRateFinder learns before a fit starts
             self._heed(datamodule_of(self))
-        used = {game: value for game, value in self.temperatures.items() if value != "auto" and self.loss == "kl"}
+        used = {game: value for game, value in self.temperatures.items() if value != "auto" and self.sharpens}
         for logger in self.loggers if used else ():
             logger.log_metrics({f"temperature/{game}": value for game, value in used.items()}, self.global_step)
 
@@ -190,6 +192,11 @@ class PolicyDistillation(Clipping):
         self.temperatures, self.fire = {**self.given, **known}, dict(checkpoint.get("fire", {}))
         self.begun = True
         forget_raw_weights(self, checkpoint)
+
+    @property
+    def sharpens(self) -> bool:
+        """Whether what is learned depends on the temperature: a loss of one's own, of Q-values, leaves `loss` at kl."""
+        return self.loss == "kl" and self.outputs != "q"
 
     def temperature(self, game: str) -> float:
         """What divides the Q-values of a game's teacher.
@@ -220,13 +227,15 @@ class PolicyDistillation(Clipping):
         outputs = self.student({game: part.states for game, part in batch.items()})
         losses = {game: self.loss_of(game, outputs[game], part) for game, part in batch.items()}
         self._losses |= {game: loss.detach() for game, loss in losses.items()}
+        counts = [len(part.states) for part in batch.values()]
+        parts = [loss * (count / sum(counts)) for loss, count in zip(losses.values(), counts, strict=True)]
+        mean = torch.stack(parts).sum()
         every = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
         if every and (self.global_step + 1) % every == 0:  # to log what is not written costs small students 2%
             for game, loss in self._losses.items():
                 self.log(f"train/{game}/loss", loss, batch_size=1)
-        counts = [len(part.states) for part in batch.values()]
-        parts = [loss * (count / sum(counts)) for loss, count in zip(losses.values(), counts, strict=True)]
-        return torch.stack(parts).sum()
+            self.log("train/loss", mean.detach(), prog_bar=True, batch_size=1)
+        return mean
 
     def on_validation_start(self) -> None:
         """Means of many states are beyond bfloat16, which `bf16-true` makes of all that a module holds."""
@@ -252,6 +261,10 @@ class PolicyDistillation(Clipping):
                 metrics[name].update(value, weight=len(out))  # pyright: ignore
                 shown = name == "agreement"
                 self.log(f"val/{game}/{name}", metrics[name], shown, on_step=False, on_epoch=True, batch_size=1)  # pyright: ignore
+
+    def on_validation_end(self) -> None:
+        """Notes that these weights need not be validated again."""
+        self.validated_at = self.global_step
 
     def test_step(self, batch: dict[str, Batch] | int, batch_idx: int) -> None:
         """As in validation: the states are the held-out ones, and so are the keys; of nothing, nothing."""

@@ -23,8 +23,8 @@ from pd_lightning.emulators import EMULATORS
 TWO_GROUPS = 8
 """Games from which on it pays to play them in two groups: a network takes nearly as long for two as for four."""
 TOGETHER = 2
-"""Emulators that are one vector. All of a vector play until nobody needs any: with few, few play in vain when games end
-one by one. A vector for each would cost a tenth of the time."""
+"""Emulators that are one vector. It steps all of its games until none is needed any more, so small vectors waste fewer
+steps when games end one by one; a vector for each would cost a tenth of the time."""
 TRAINING_SEEDS, FIT_SEEDS, TEST_SEEDS, RECORDING_SEEDS, TRYOUT_SEEDS, SCORE_SEEDS, LIVE_SEEDS = range(1, 8)
 """First parts of the keys of `episode_seeds`, by what is played for: so nobody is scored in games that were learned
 from, recorded, or looked at during fit."""

@@ -29,6 +29,12 @@ class RunConfig(SaveConfigCallback):
         if trainer.loggers:
             super().setup(trainer, pl_module, stage)
 
+    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Tells the loggers what was set of the data: of the model Lightning does."""
+        given = self.config.data.get("init_args", {})
+        for logger in trainer.loggers:
+            logger.log_hyperparams({f"data/{name}": value for name, value in given.items()})
+
 
 def run_folder(trainer: pl.Trainer) -> Path | None:
     """Where a run leaves what it makes; nowhere, if it logs nothing or is a dry one. Asks all ranks.

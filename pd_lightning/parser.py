@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import inspect
 import itertools
 import re
 import sys
+from pathlib import Path
 from typing import Any, NoReturn
 
+from lightning_utilities.core.rank_zero import rank_zero_info
 from pytorch_lightning.cli import LightningArgumentParser
 
+from pd_lightning.checkpoints import CheckpointError, find_checkpoint
 from pd_lightning.datamodule import TeacherDatasets
 from pd_lightning.distillation import PolicyDistillation
+from pd_lightning.folder import NAME
 from pd_lightning.live import LiveTeacher
 from pd_lightning.messages import fail
 from pd_lightning.pqn import PQN, ParallelPlay
@@ -48,13 +53,38 @@ def files_first(words: list[str]) -> list[str]:
     return [*words[: command + 1], *files, *others]
 
 
+def with_settings_of_run(words: list[str]) -> list[str]:
+    """The words of a test or validation, with the configuration of the run that it scores, unless one is named.
+
+    Only of runs in the folder of logs: a configuration names classes, and a checkpoint from elsewhere brings no code.
+    """
+    command = next((place for place, word in enumerate(words) if word in SUBCOMMANDS), len(words) - 1)
+    asked = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for option in ("--ckpt_path", "--trainer.default_root_dir"):
+        asked.add_argument(option)
+    asked.add_argument("--config", "-c", action="append")
+    given, _ = asked.parse_known_args(words[command + 1 :])
+    if words[command : command + 1] in ([], ["fit"]) or given.config or not given.ckpt_path:
+        return words
+    logs = Path(vars(given)["trainer.default_root_dir"] or ".") / NAME
+    with contextlib.suppress(CheckpointError):  # is said when all options are known
+        path = find_checkpoint(given.ckpt_path, [*logs.glob("*/checkpoints")])
+        settings = path.parent.parent / "config.yaml"
+        if settings.is_file() and settings.resolve().is_relative_to(logs.resolve()):
+            rank_zero_info(f"settings: {settings}")
+            return [*words[: command + 1], "--config", str(settings), *words[command + 1 :]]
+    return words
+
+
 class Parser(LightningArgumentParser):
     """Says in one line what is wrong, and explains the options of the default model and data too."""
 
     def parse_args(self, args: Any = None, *more: Any, **options: Any) -> Any:
         """Lightning's, but what is typed counts over files wherever it stands: else a file undoes what is before it."""
         words = sys.argv[1:] if args is None else args
-        return super().parse_args(files_first(words) if isinstance(words, list) else words, *more, **options)
+        if isinstance(words, list):
+            words = files_first(with_settings_of_run(words))
+        return super().parse_args(words, *more, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """One line, without the enumeration of types that were tried."""

@@ -37,7 +37,7 @@ def refuse_strategy(trainer: pl.Trainer, name: str) -> None:
         raise ValueError(f"--trainer.strategy {name} leaves scores and weights in processes that end: choose ddp")
     if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
         raise ValueError(
-            f"--trainer.strategy {name} deals a network out, and nobody could play with a part: choose ddp"
+            f"--trainer.strategy {name} shards the network, and scores take the whole of it on each device: choose ddp"
         )
 
 

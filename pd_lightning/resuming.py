@@ -62,9 +62,9 @@ def refuse_passing_processes(trainer: Any) -> None:
     """
     if fits_in_passing_processes(trainer):
         raise ValueError(
-            f"the Trainer's strategy ({trainer.strategy.launcher._start_method}) fits in processes that end with it, "
-            "and of a student only the weights would come back: in a notebook give the Trainer devices=1; elsewhere "
-            "strategy='ddp'"
+            f"the Trainer's strategy ({trainer.strategy.launcher._start_method}) fits in processes that end with the "
+            "fit: all but the weights (temperatures, rules of play, ...) would be lost with them; give the Trainer "
+            "devices=1 in a notebook, strategy='ddp' elsewhere"
         )
 
 

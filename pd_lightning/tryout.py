@@ -20,8 +20,8 @@ from pd_lightning.teacher import Teacher
 FRAMES = 18_000
 """Emulator frames after which an episode is cut here: five minutes of play, which tell enough."""
 LIKE_RANDOM = 0.1
-"""Who comes less than this share of the way from random play to a human's or DQN's score, whichever is less, plays like
-random. In the ten games random play itself, in four episodes, never came so far (20 tries each)."""
+"""A score below random play's plus this share of the gap to a human's or DQN's, whichever is less, counts as random.
+Random play itself, in four episodes, stayed below it in all of 20 tries in each of the ten games."""
 
 REFERENCES = ("random play", "human (Wang et al.)", "DQN (Nature)", "DQN from human starts (Nair et al.)")
 """Whose the published scores are, in the order of `Scores`."""

@@ -64,7 +64,7 @@ class TestExplains:
 
     def test_classes_are_known_by_their_short_names(self, capsys):
         text = shown(capsys, "fit", "--model.help", "PQN")
-        assert "of Adam after the warm-up" in text
+        assert "from which Adam" in text
         assert "--model.temperature" not in text  # a student's
         assert "decisions in each game between two rounds" in shown(capsys, "fit", "--data.help", "ParallelPlay")
 

@@ -106,6 +106,29 @@ class TestCheckpoints:
         main(["validate", f"--data.root={datasets}", root, "--ckpt_path=last", *QUIET])
         assert "val/pong/agreement" in capsys.readouterr().out
 
+    @pytest.mark.parametrize(
+        "meant", ["last", "lightning_logs/version_0", "lightning_logs/version_0/checkpoints/last.ckpt"]
+    )
+    def test_a_run_here_is_scored_by_its_own_settings_but_for_what_is_typed(self, datasets, tmp_path, meant):
+        loss = ["--model.loss=nll", "--rollouts.protocol=blink", "--rollouts.episodes=2"]
+        main(["fit", f"--data.root={datasets}", *TINY, *loss, "--rollouts.at_end=false"])
+        main(["test", f"--ckpt_path={meant}", "--rollouts.episodes=3", *QUIET])
+        config = yaml.safe_load((tmp_path / "lightning_logs/version_1/config.yaml").read_text())
+        assert config["model"]["init_args"]["loss"] == "nll"
+        assert config["data"]["init_args"]["root"] == str(datasets)
+        assert (config["rollouts"]["protocol"], config["rollouts"]["episodes"]) == ("blink", 3)
+
+    def test_the_settings_beside_a_checkpoint_from_elsewhere_are_not_read(
+        self, datasets, trained, tmp_path, monkeypatch
+    ):
+        shutil.copytree(trained, tmp_path / "got")
+        (tmp_path / "harm.py").write_text("open('harmed', 'w')")
+        monkeypatch.syspath_prepend(tmp_path)
+        harm = {"trainer": {"callbacks": [{"class_path": "harm.Harm"}]}}
+        (tmp_path / "got/config.yaml").write_text(yaml.safe_dump(harm))
+        main(["test", f"--data.root={datasets}", "--ckpt_path=got", "--rollouts.protocol=blink", *QUIET])
+        assert not (tmp_path / "harmed").exists()
+
     @pytest.mark.parametrize("command", ["test", "validate"])
     def test_untrained_weights_are_not_scored(self, command, datasets, refused):
         refused(command, f"--data.root={datasets}", reasons=[f"{command} scores a checkpoint: give --ckpt_path"])

@@ -7,11 +7,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from conftest import quiet_trainer
 from staging import SHORT, live, settings, teacher_of
 
 from pd_lightning.atari import Lives, Protocol
 from pd_lightning.live import Lessons, LiveTeacher
-from pd_lightning.live.memory import Memory
+from pd_lightning.live.memory import STATE_BYTES, Memory
 from pd_lightning.live.play import FrozenPlayer
 from pd_lightning.live.stage import Place, Stage
 
@@ -162,10 +163,6 @@ def test_so_many_states_are_fresh_as_were_asked_for(ranks, fresh):
             {"buffer_size": 64, "prefill": 64},
             r"batch_size is 256, but only the newest 64 states are kept: raise --data\.bu",
         ),
-        (
-            {"buffer_size": 10**12},
-            r"buffer_size is 1,000,000,000,000 states of 1 games: .* GiB are free; choose --data\.buffer_size",
-        ),
         ({"parallel": -1}, r"parallel is -1"),
         ({"games": []}, "games is \\[\\]: name at least one"),
         ({"games": "pong"}, "games is 'pong': give a list, as \\['pong'\\]"),
@@ -179,10 +176,6 @@ def test_so_many_states_are_fresh_as_were_asked_for(ranks, fresh):
         ({"learn": True, "lessons": Lessons(trace=1.5)}, r"trace is 1\.5: choose --data\.lessons\.trace from 0 to 1"),
         ({"learn": True, "lessons": Lessons(learning_rate=0.0)}, r"learning_rate is 0\.0: .* above 0"),
         ({"learn": True, "teachers": {"pong": "x"}}, r"teachers is .*, but a teacher that learns begins anew"),
-        (
-            {"buffer_size": 1, "prefill": 1, "batch_size": 1, "parallel": 10**6},
-            r"buffer_size is 16,000,000 states, two rounds,.* and fewer",
-        ),
         ({"root": "s3://bucket/data"}, "root is s3://bucket/data: live play reads teachers from folders"),
         ({"teachers": {"breakout": "x"}}, "teachers has breakout, which is not among the games, pong"),
         ({"root": "nowhere"}, r"nowhere/pong/teacher\.safetensors: there is no such file"),
@@ -191,6 +184,36 @@ def test_so_many_states_are_fresh_as_were_asked_for(ranks, fresh):
 def test_knobs_that_make_no_sense_are_refused_before_anything_runs(options, message):
     with pytest.raises(ValueError, match=message):
         LiveTeacher(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"buffer_size": 10**12},
+            r"buffer_size is 1,000,000,000,000 states of 1 games: .* GiB are free \(cpu\); choose",
+        ),
+        (
+            {"buffer_size": 1, "prefill": 1, "batch_size": 1, "parallel": 10**6},
+            r"buffer_size is 16,000,000 states, two rounds,.* choose --data\.buffer_size of at most [\d,]+, and fewer",
+        ),
+    ],
+)
+def test_more_states_than_the_memory_holds_are_refused_before_anything_is_played(teachers, options, message):
+    data = LiveTeacher(teachers={"pong": str(teachers["pong"])}, **options)
+    data.trainer = quiet_trainer()
+    with pytest.raises(ValueError, match=message):
+        data.setup("fit")
+    assert data.stage is None
+
+
+def test_states_are_counted_in_the_memory_in_which_they_lie(monkeypatch):
+    knobs = settings(buffer_size=16_000, parallel=4)
+    monkeypatch.setattr("pd_lightning.live.knobs.available_memory", lambda device: 4_000 * STATE_BYTES)
+    knobs.check_room(torch.device("cuda"), 4, 1)  # each of four GPUs has its own
+    for ranks, neighbours in ((4, 4), (3, 1), (1, 1)):
+        with pytest.raises(ValueError, match="GiB are free"):
+            knobs.check_room(torch.device("cpu"), ranks, neighbours)
 
 
 def test_a_teacher_of_another_game_is_refused(teachers):

@@ -13,6 +13,7 @@ import yaml
 from pd_lightning.blocks import Shard, find_shards
 from pd_lightning.cli import main
 from pd_lightning.datamodule import TeacherDatasets
+from pd_lightning.report.runs import read_temperatures
 from pd_lightning.report.settings import described
 from pd_lightning.teacher import load_teacher
 
@@ -94,7 +95,9 @@ def test_the_readmes_loss_trains_and_the_report_tells_it_apart(monkeypatch, tmp_
     folders = sorted((tmp_path / "lightning_logs").iterdir())
     checkpoint = folders[-1] / "checkpoints/last.ckpt"
     assert load_teacher(checkpoint).outputs == "q"
-    assert described(yaml.safe_load((folders[-1] / "config.yaml").read_text()))["loss"] == "Huber (kl, perplexity 2)"
+    noted = read_temperatures(folders[-1] / "metrics.csv")
+    assert not noted
+    assert described(yaml.safe_load((folders[-1] / "config.yaml").read_text()), bool(noted))["loss"] == "Huber"
 
 
 def test_the_readmes_own_teacher_is_recorded(monkeypatch, tmp_path) -> None:

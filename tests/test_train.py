@@ -70,8 +70,9 @@ def test_a_fit_leaves_its_configuration_curves_scores_checkpoints_and_film_in_it
     metrics = lines(run / "metrics.csv")
     steps = {key: [int(line["step"]) for line in metrics if line[key]] for key in metrics[0]}
     assert steps["rollout/pong/return"] == [12, UPDATES]
-    assert steps["val/pong/agreement"] == [5, 11, 17, 23, UPDATES]  # Lightning counts from 0; the last is the table's
-    assert steps["train/pong/loss"] == list(range(1, UPDATES, 2))
+    assert steps["val/pong/agreement"] == [5, 11, 17, 23]  # Lightning counts from 0; the last is the table's
+    assert steps["train/pong/loss"] == steps["train/loss"] == steps["lr-Adam"] == list(range(1, UPDATES, 2))
+    assert yaml.safe_load((run / "hparams.yaml").read_text()).items() >= {"size": "net3", "data/batch_size": 64}.items()
     assert steps["temperature/pong"] == [0]  # calibrated when it began
     assert float(metrics[0]["temperature/pong"]) == pytest.approx(checkpoint(folder)["temperatures"]["pong"])
     returns = lines(run / "returns.csv")
@@ -85,9 +86,10 @@ def test_a_fit_leaves_its_configuration_curves_scores_checkpoints_and_film_in_it
 def test_a_fit_prints_a_table_and_where_everything_is(whole):
     folder, output = whole
     score = float(lines(folder / "lightning_logs/version_0/returns.csv")[-1]["return"])
-    agreement = float(lines(folder / "lightning_logs/version_0/metrics.csv")[-1]["val/pong/agreement"])
-    assert "net3, protocol paper" in output
-    row = re.search(rf"^ pong .* {score:.1f} +1 .* {agreement:.3f} +\d+", output, re.MULTILINE)
+    agreements = [line["val/pong/agreement"] for line in lines(folder / "lightning_logs/version_0/metrics.csv")]
+    agreement = float(next(filter(None, reversed(agreements))))
+    assert re.search(r"net3, [\d,]+ parameters .*\n.*protocol paper, \d+ seconds", output, re.DOTALL)
+    row = re.search(rf"^ pong .* {score:.1f} +1 .* {agreement:.3f} *$", output, re.MULTILINE)
     assert row, output
     for path in ("checkpoints/last.ckpt", "pong.mp4"):
         assert re.search(rf"^(checkpoint|film) +lightning_logs/version_0/{path}$", output, re.MULTILINE)
@@ -295,4 +297,4 @@ def test_two_processes_leave_one_folder_with_all_that_a_single_process_leaves(tw
     assert {"config.yaml", "metrics.csv", "returns.csv", "pong.mp4", "breakout.mp4", "checkpoints"} <= names
     kept = {path.name for path in (folder / "checkpoints").iterdir()}
     assert {"last.ckpt", "best.ckpt"} <= kept
-    assert (two[0] / "output.txt").read_text().count("net3, protocol paper") == 1
+    assert (two[0] / "output.txt").read_text().count("protocol paper, ") == 1

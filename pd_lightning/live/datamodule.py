@@ -64,7 +64,7 @@ class LiveTeacher(pl.LightningDataModule):
         lessons: how a learning teacher learns.
 
     Raises:
-        ValueError: a knob is out of range, or the memory does not fit this machine's.
+        ValueError: a knob is out of range.
         TeacherError: a teacher is missing, broken, or of another game.
     """
 
@@ -176,7 +176,12 @@ class LiveTeacher(pl.LightningDataModule):
     # What the Trainer asks
 
     def setup(self, stage: str) -> None:
-        """Makes memories and teachers, and plays what the first update needs."""
+        """Makes memories and teachers, and plays what the first update needs.
+
+        Raises:
+            ValueError: what is to be kept does not fit the device's memory, the precision is float16's, or this Trainer
+                has learned from live play before.
+        """
         assert self.trainer is not None
         knobs, trainer = self.knobs, self.trainer
         check_devices(knobs.batch_size, trainer.world_size)
@@ -187,6 +192,7 @@ class LiveTeacher(pl.LightningDataModule):
             teacher.to(place.device)
         if stage != "fit":
             return
+        knobs.check_room(place.device, place.ranks, trainer.num_devices if place.device.type == "cpu" else 1)
         if batches_trained(trainer):
             raise ValueError(
                 "this Trainer has learned from live play before, which does not go on in a second fit: make a new "

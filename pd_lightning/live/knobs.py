@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 
+import torch
+
 from pd_lightning.atari import check_game, named_protocol
 from pd_lightning.bounds import check_at_least
 from pd_lightning.live.learner import Lessons
@@ -70,14 +72,23 @@ class Knobs:
                 )
         if self.learn:
             check_learning({**asdict(self.lessons), "parallel": self.parallel, "steps": self.steps}, "--data.lessons.")
-        kept, free = self.kept(1), available_memory("cpu")
-        need = kept * STATE_BYTES * len(self.games)
-        if need > free:
+
+    def check_room(self, device: torch.device, ranks: int, neighbours: int) -> None:
+        """Raises a ValueError if what is kept does not fit the memory in which it is to lie.
+
+        Args:
+            device: where batches are.
+            ranks: devices of the run.
+            neighbours: how many of them share that memory.
+        """
+        kept, free = self.kept(ranks), available_memory(device)
+        each = STATE_BYTES * len(self.games) * neighbours / ranks  # bytes here for a state of the run
+        if kept * each > free:
             rounds = ", two rounds," if kept > self.buffer_size else ""
             raise ValueError(
-                f"buffer_size is {kept:,} states{rounds} of {len(self.games)} games: {need / 2**30:.1f} GiB, and "
-                f"{free / 2**30:.1f} GiB are free; choose --data.buffer_size of at most "
-                f"{int(free / 2 / STATE_BYTES / len(self.games)):,}{', and fewer --data.steps' if rounds else ''}"
+                f"buffer_size is {kept:,} states{rounds} of {len(self.games)} games: {kept * each / 2**30:.1f} GiB, "
+                f"and {free / 2**30:.1f} GiB are free ({device.type}); choose --data.buffer_size of at most "
+                f"{int(free / 2 / each):,}{', and fewer --data.steps' if rounds else ''}"
             )
 
     def capacity(self, ranks: int) -> int:

@@ -30,8 +30,8 @@ class Lessons:
         epsilon_start: share of random actions at first.
         epsilon_end: share of random actions in the end.
         epsilon_steps: decisions, over all games and devices, in which it falls linearly from first to last.
-        learning_rate: of Adam after the warm-up; it falls linearly to zero at the end of the run.
-        warmup: updates in which the learning rate rises linearly.
+        learning_rate: from which Adam's falls linearly to zero at the end of the run.
+        warmup: updates in which it is lower: a share of that, which rises linearly to all of it.
         gradient_clip: the largest norm of a gradient.
     """
 

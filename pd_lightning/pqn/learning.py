@@ -33,7 +33,7 @@ from pd_lightning.resuming import (
 from pd_lightning.teacher import load_teacher
 
 LOGITS_TO_Q = 0.01
-"""What a student's logits are multiplied by where no temperature is known: that of kl, unless told otherwise."""
+"""What a student's logits are multiplied by where no temperature is known: the paper's temperature."""
 
 
 def squared_error(network: QNetwork, batch: Minibatch) -> Tensor:
@@ -45,13 +45,13 @@ def squared_error(network: QNetwork, batch: Minibatch) -> Tensor:
 def optimizer_of(
     parameters: Iterable[Tensor], learning_rate: float, warmup: int, total: float
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
-    """Adam, and a learning rate that rises over `warmup` updates and then falls linearly to zero after `total`."""
+    """Adam, and a learning rate that falls linearly to zero after `total` updates, lower in the first `warmup`."""
     optimizer = adam(parameters, learning_rate)
-    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, partial(share_of_rate, warmup=warmup, total=total))
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, partial(falling_share, warmup=warmup, total=total))
 
 
-def share_of_rate(update: int, warmup: int, total: float) -> float:
-    """What the learning rate is, of the highest."""
+def falling_share(update: int, warmup: int, total: float) -> float:
+    """What the learning rate is, of that which it falls from; with a warm-up it never is all of it."""
     return min((update + 1) / max(warmup, 1), 1.0) * max(0.0, 1 - update / total)
 
 
@@ -106,9 +106,10 @@ class PQN(Clipping):
     Args:
         games: number of actions of the one game, taken from the data.
         size: widths of the network, one of `pd_lightning.networks.SIZES`.
-        learning_rate: of Adam after the warm-up; it falls linearly to zero at the end of the run.
-        warmup: updates in which the learning rate rises linearly. Adam with 2 / (1 - beta2) = 2,000 of them does what
-            RAdam does (Ma and Yarats, 2021, arXiv 1910.04209), of PQN's paper, in a fifth of its time.
+        learning_rate: from which Adam's falls linearly to zero at the end of the run.
+        warmup: updates in which it is lower: a share of that, which rises linearly to all of it. Adam with
+            2 / (1 - beta2) = 2,000 of them does what RAdam does (Ma and Yarats, 2021, arXiv 1910.04209), of PQN's
+            paper, in a fifth of its time.
         layer_norm: normalise every layer, which keeps learning stable; students have none.
         weights: a file to begin with instead of nothing: a teacher, to be trained on, or a student's checkpoint, to be
             improved by reward. Size and layer_norm must be the file's.
@@ -204,7 +205,7 @@ class PQN(Clipping):
         """Nothing: see `ParallelPlay.test_dataloader`."""
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Adam, and a learning rate that rises for a while and then falls linearly to zero."""
+        """Adam, and a learning rate that falls linearly to zero after a warm-up."""
         optimizer, self._schedule = optimizer_of(
             self.parameters(),
             self.hparams["learning_rate"],

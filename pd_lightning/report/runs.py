@@ -139,7 +139,7 @@ def read_run(folder: Path) -> Run:
         if "root" in data:
             data["root"] = normal(str(data["root"]))
         student = Student(
-            **described(config),
+            **described(config, sharpened=bool(temperatures)),
             games=tuple(sorted(curve)),
             updates=max(updates, default=0),
             protocol=protocol,

@@ -18,8 +18,13 @@ CLASSES = ("PolicyDistillation", "TeacherDatasets", "LiveTeacher", "PQN", "Paral
 """Whose options say all."""
 
 
-def described(config: dict[str, Any]) -> dict[str, Any]:
-    """Size, loss, who acted, and other settings of a run, as they are shown: fields of a `Student`."""
+def described(config: dict[str, Any], sharpened: bool = True) -> dict[str, Any]:
+    """Size, loss, who acted, and other settings of a run, as they are shown: fields of a `Student`.
+
+    Args:
+        config: of the run.
+        sharpened: whether it noted a temperature, as kl does; a class of one's own may have another loss than it says.
+    """
     model = config["model"]
     settings = dict(model.get("init_args", {}))
     kind = class_of(model)
@@ -36,7 +41,7 @@ def described(config: dict[str, Any]) -> dict[str, Any]:
         if "auto" in (temperature.values() if isinstance(temperature, dict) else [temperature]):
             loss += f", perplexity {perplexity:g}"
     if kind not in (loss, *CLASSES):
-        loss = f"{kind} ({loss})"
+        loss = f"{kind} ({loss})" if sharpened or not loss.startswith("kl") else kind
     settings.pop("games", None)
     data = config.get("data", {}).get("init_args", {})
     acts = acting(data) if "beta" in data else ""

@@ -64,7 +64,7 @@ def check_devices(batch_size: int, devices: int, sizes: Mapping[str, int] | None
     if batch_size % devices:
         raise ValueError(
             f"batch_size is {batch_size}: it must be a multiple of the number of devices, {devices}; change "
-            "--data.batch_size"
+            "--data.batch_size or --trainer.devices"
         )
     for game, size in (sizes or {}).items():
         if size < devices:
