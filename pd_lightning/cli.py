@@ -41,11 +41,11 @@ from pd_lightning.folder import (
 from pd_lightning.machine import fastest_precision, keep_freed_memory
 from pd_lightning.messages import fail, our_own, quieten
 from pd_lightning.networks import parameter_count
-from pd_lightning.parser import SUBCOMMANDS, Parser
+from pd_lightning.parser import PRESETS, SUBCOMMANDS, Parser, program
 from pd_lightning.refusals import refuse_old_scores, refuse_search, refuse_strategy, refuse_unused
 from pd_lightning.summary import games_of, network_of, size_of
 
-PRESETS = Path(__file__).parent / "presets"
+WHAT = "Policy distillation: trains students and teachers (fit), and scores them (test)."
 STOPPED_BY_SIGTERM = 128 + signal.SIGTERM
 """Exit status, as shells have it: whoever waits for a run must not take it for one that has ended."""
 NOT_OURS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)
@@ -219,7 +219,7 @@ def main(args: list[str] | None = None) -> None:
             subclass_mode_data=True,
             save_config_callback=RunConfig,
             save_config_kwargs={"overwrite": True},
-            parser_kwargs=dict.fromkeys(SUBCOMMANDS, default),
+            parser_kwargs={"prog": program(sys.argv[0]), "description": WHAT, **dict.fromkeys(SUBCOMMANDS, default)},
             parser_class=Parser,
             args=args,
         )

@@ -4,11 +4,31 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from typing import Any, NoReturn
+
+from jsonargparse import ArgumentParser, auto_cli
+
+from pd_lightning.messages import fail, plainly
 
 MENDABLE = (ValueError, OSError)
 """What is raised of bad input, and of files and networks; anything else is a fault of ours, and keeps its traceback."""
 STOPPED = 130
 """Exit status after Ctrl-C, as shells have it."""
+
+
+class Options(ArgumentParser):
+    """Says in one line what is wrong with them."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """One line; exit status 2."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        fail(f"{plainly(message)}; options: {self.prog.replace(' [options]', '')} --help")
+
+
+def called(module: str, what: Any, **how: Any) -> Any:
+    """What a function, or one of several by name, returns for what was typed behind `python -m pd_lightning.MODULE`."""
+    return auto_cli(what, prog=f"python -m pd_lightning.{module}", parser_class=Options, **how)
 
 
 def status_of(action: Callable[[], object], stopped: str = "stopped") -> int:

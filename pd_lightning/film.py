@@ -6,15 +6,16 @@ import argparse
 import io
 import itertools
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import imageio.v2 as imageio
 import numpy as np
 from PIL import Image, ImageDraw
 from rich.console import Console
 
-from pd_lightning.atari import FRAME_SKIP, FRAMES_PER_SECOND, PROTOCOLS, build, named_protocol
+from pd_lightning.atari import FRAME_SKIP, FRAMES_PER_SECOND, PROTOCOLS, Protocol, build, named_protocol
 from pd_lightning.commands import status_of
 from pd_lightning.episodes import Policy, moments
 from pd_lightning.files import whole
@@ -37,8 +38,8 @@ def film(
     fire: bool = False,
     steps: int = 4500,
     title: str = "",
-) -> np.ndarray:
-    """Plays one episode and shows it.
+) -> Iterator[np.ndarray]:
+    """Plays one episode and shows it, picture by picture: whoever keeps them all needs 0.1 MB for each.
 
     The game runs twice in step, once as the policy sees it and once in colours; the same seed and actions give the same
     game.
@@ -53,24 +54,29 @@ def film(
         title: stands before the return.
 
     Returns:
-        uint8 [n, 232, 160, 3], one picture a step.
+        Pictures uint8 [232, 160, 3], one a step, as they are played.
 
     Raises:
         ValueError: `steps` is less than 1.
     """
     if steps < 1:
         raise ValueError(f"a film of {steps} steps: it has at least one")
-    rules = named_protocol(protocol)
+    return _played(policy, game, seed, named_protocol(protocol), fire, steps, title)
+
+
+def _played(
+    policy: Policy, game: str, seed: int, rules: Protocol, fire: bool, steps: int, title: str
+) -> Iterator[np.ndarray]:
     screen = build(game, 1, rules, fire=fire, picture=True)
     picture, _ = screen.reset(seed=np.array([seed]))
-    total, pictures = 0.0, []
+    total, shown, count = 0.0, picture[0, -1], 0
     for moment, _ in zip(moments(policy, game, [seed], rules, parallel=1, fire=fire), range(steps), strict=False):
-        pictures.append(caption(picture[0, -1], f"{title} {total:+.0f}" if total else title))
+        shown, count = picture[0, -1].copy(), count + 1
+        yield caption(shown, f"{title} {total:+.0f}" if total else title)
         picture, _, _, _, _ = screen.step(moment.actions)
         total += float(moment.rewards[0])
-    if len(pictures) < steps:  # the emulator has started anew: the last picture, with the final return
-        pictures.append(caption(pictures[-1][CAPTION:], f"{title} {total:+.0f}"))
-    return np.stack(pictures)
+    if count < steps:  # the emulator has started anew: the last picture, with the final return
+        yield caption(shown, f"{title} {total:+.0f}")
 
 
 def caption(picture: np.ndarray, text: str) -> np.ndarray:
@@ -81,14 +87,16 @@ def caption(picture: np.ndarray, text: str) -> np.ndarray:
     return np.asarray(canvas)
 
 
-def side_by_side(films: Sequence[np.ndarray]) -> np.ndarray:
+def side_by_side(films: Sequence[Iterable[np.ndarray]]) -> Iterator[np.ndarray]:
     """Films of one height next to each other; the shorter ones stop at their last picture."""
-    length = max(map(len, films))
-    return np.concatenate([f[np.minimum(np.arange(length), len(f) - 1)] for f in films], axis=2)
+    shown: list[Any] = [None] * len(films)
+    for pictures in itertools.zip_longest(*films):
+        shown = [last if picture is None else picture for last, picture in zip(shown, pictures, strict=True)]
+        yield np.concatenate(shown, axis=1)
 
 
-def write_mp4(path: Path, pictures: np.ndarray) -> None:
-    """Writes pictures uint8 [n, H, W, 3] as an mp4 in real time, twice as large, whole or not at all."""
+def write_mp4(path: Path, pictures: Iterable[np.ndarray]) -> None:
+    """Writes pictures uint8 [H, W, 3] as an mp4 in real time, twice as large, whole or not at all."""
     # macro_block_size=2: 464x320 need not be padded to multiples of 16
     settings = {"fps": STEPS_PER_SECOND, "codec": "libx264", "macro_block_size": 2}
     with whole(path) as part, imageio.get_writer(part, format="FFMPEG", mode="I", **settings) as writer:
@@ -98,10 +106,10 @@ def write_mp4(path: Path, pictures: np.ndarray) -> None:
 
 def gif(pictures: Iterable[np.ndarray]) -> bytes:
     """A GIF in real time of every other picture, in few colours, to be small."""
-    images = [Image.fromarray(each).quantize(16) for each in itertools.islice(pictures, 0, None, 2)]
+    images = (Image.fromarray(each).quantize(16) for each in itertools.islice(pictures, 0, None, 2))
     stream = io.BytesIO()
     pause = 1000 * 2 // STEPS_PER_SECOND
-    images[0].save(stream, "GIF", save_all=True, append_images=images[1:], duration=pause, loop=0, optimize=True)
+    next(images).save(stream, "GIF", save_all=True, append_images=images, duration=pause, loop=0, optimize=True)
     return stream.getvalue()
 
 

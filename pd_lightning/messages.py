@@ -16,6 +16,28 @@ def fail(message: str) -> NoReturn:
     raise SystemExit(2)
 
 
+def plainly(message: str) -> str:
+    """What a parser of options says is wrong, in one line, without the types that it tried.
+
+    >>> print(plainly("games: Expected a <class 'list'>. Got value: pong, breakout"))
+    games: Expected a <class 'list'>. Got value: pong, breakout; did you mean '[pong, breakout]'?
+    """
+    text = " ".join(message.split())
+    for noise in (
+        r"Does not validate against any of the Union subtypes Subtypes: \[.*?\] Errors: ",
+        r" Given value type: \S+ '\S+'>",
+        r" Given value: NestedArg\(.*",
+        r" - Expected a <class 'NoneType'>",
+    ):
+        text = re.sub(noise, "", text)
+    text = re.sub(r"- (Expected a <class 'list'>) Given value: ", r"\1. Got value: ", text)
+    if listed := re.search(r"Expected a <class 'list'>\. Got value: ([\w, ]+)$", text):
+        text += f"; did you mean '[{listed[1]}]'?"
+    if re.search(r"Expected a <class 'bool'>\. Got value: ", text):
+        text += "; give true or false behind the option"
+    return text
+
+
 def our_own(error: BaseException | None) -> BaseException | None:
     """The error, or its cause, that this package raised itself: such messages say what to do."""
     while error is not None:

@@ -20,13 +20,29 @@ from pd_lightning.datamodule import TeacherDatasets
 from pd_lightning.distillation import PolicyDistillation
 from pd_lightning.folder import NAME
 from pd_lightning.live import LiveTeacher
-from pd_lightning.messages import fail
+from pd_lightning.messages import fail, plainly
 from pd_lightning.pqn import PQN, ParallelPlay
 
 PRESET_OF = {PolicyDistillation: "default", TeacherDatasets: "default", LiveTeacher: "on_policy",
              ParallelPlay: "teacher", PQN: "teacher"}  # fmt: skip
 """A preset in which a class is used."""
-SUBCOMMANDS = ("fit", "validate", "test")
+PRESETS = Path(__file__).parent / "presets"
+SUBCOMMANDS = {
+    "fit": "Trains a student or a teacher, and scores it by play.",
+    "validate": "Compares a checkpoint with its teacher in held-out states.",
+    "test": "Does so, and scores it by play.",
+}
+OTHER_COMMANDS = """
+Other commands; each explains itself by --help:
+  python -m pd_lightning.recording   record a teacher's play, whichever library trained it
+  python -m pd_lightning.score       score any teacher or student
+  python -m pd_lightning.film        film players side by side
+  python -m pd_lightning.export      a student as a file for other programs
+  python -m pd_lightning.report      tables, curves and intervals of runs
+  python -m pd_lightning.reproduce   an experiment of the paper, whole
+  python -m pd_lightning.blocks      look at recorded shards, or verify them
+  python -m pd_lightning.streaming   print the order in which states are learned
+"""
 OURS = {
     "ckpt_path": "What to go on from, or to score: a .ckpt, a run's folder (its last.ckpt), or `last` or `best`, the "
     "newest last.ckpt or best.ckpt of the runs here.",
@@ -35,6 +51,27 @@ OURS = {
 """What is said of options of which Lightning's own words are not true here."""
 CLASS = re.compile(r"key \"(?P<group>model|data)\".*class_path '(?P<module>[\w.]+)\.(?P<name>\w+)'")
 """Whose options an error is about, where it is a class's."""
+
+
+def program(called: str) -> str:
+    """How the command line was called, as one types it.
+
+    >>> program("/home/me/train.py"), program("/site-packages/pd_lightning/__main__.py")
+    ('train.py', 'python -m pd_lightning')
+    """
+    name = Path(called).name
+    return "python -m pd_lightning" if name == "__main__.py" else name
+
+
+def preset(name: str) -> str:
+    """A configuration's file: itself, or the preset that is called so where there is no such file.
+
+    >>> preset("multi_task").endswith("presets/multi_task.yaml"), preset("mine/multi_task")
+    (True, 'mine/multi_task')
+    """
+    shipped = PRESETS / f"{Path(name).stem}.yaml"
+    named = Path(name).parent in (Path("."), Path("pd_lightning/presets"))
+    return str(shipped) if named and not Path(name).exists() and shipped.exists() else name
 
 
 def files_first(words: list[str]) -> list[str]:
@@ -46,10 +83,13 @@ def files_first(words: list[str]) -> list[str]:
     command = next((place for place, word in enumerate(words) if word in SUBCOMMANDS), len(words))
     files, others, rest = [], [], iter(words[command + 1 :])
     for word in rest:
+        option, equals, name = word.partition("=")
         if word in ("--config", "-c"):
-            files += [word, *itertools.islice(rest, 1)]
+            files += [word, *map(preset, itertools.islice(rest, 1))]
+        elif option == "--config" and equals:
+            files.append(f"--config={preset(name)}")
         else:
-            (files if word.startswith("--config=") else others).append(word)
+            others.append(word)
     return [*words[: command + 1], *files, *others]
 
 
@@ -90,14 +130,11 @@ class Parser(LightningArgumentParser):
         """One line, without the enumeration of types that were tried."""
         if not self.exit_on_error:
             super().error(message, ex)
-        text = " ".join(message.split())
-        for noise in (r"Does not validate against any of the Union subtypes Subtypes: \[.*?\] Errors: ",
-                      r" Given value type: .*", r" - Expected a <class 'NoneType'>"):  # fmt: skip
-            text = re.sub(noise, "", text)
+        text = plainly(message)
         if "'torch.optim.Optimizer'" in text:
             text += "; the usual optimizer's rate is --model.learning_rate, another's goes with --optimizer CLASS"
-        if listed := re.search(r"Expected a <class 'list'>\. Got value: ([\w, ]+)$", text):
-            text += f"; did you mean '[{listed[1]}]'?"
+        if 'key "config"' in text and "does not exist" in text:
+            text += f"; presets are {', '.join(sorted(file.stem for file in PRESETS.glob('*.yaml')))}"
         text += self._nearest(text)
         named = CLASS.search(text)
         topic = f"--{named['group']}.help {named['name']}" if named else "--help"
@@ -127,7 +164,9 @@ class Parser(LightningArgumentParser):
     def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
         """Lightning's, and what `--model.help PolicyDistillation` and `--data.help TeacherDatasets` say."""
         if not {"model", "rollouts"} <= (self.groups or {}).keys():
-            return super().format_help(formatter)
+            for command in (each for action in self._actions for each in getattr(action, "_choices_actions", ())):
+                command.help = SUBCOMMANDS[command.dest]
+            return super().format_help(formatter) + OTHER_COMMANDS
         for action in self._actions:
             action.help = OURS.get(action.dest, action.help)
         more = LightningArgumentParser(usage=argparse.SUPPRESS, description="", add_help=False)

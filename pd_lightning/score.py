@@ -6,10 +6,9 @@ import math
 import sys
 from json import dumps
 
-from jsonargparse import auto_cli
 from rich.console import Console
 
-from pd_lightning.commands import status_of
+from pd_lightning.commands import called, status_of
 from pd_lightning.episodes import SCORE_SEEDS, episode_seeds
 from pd_lightning.machine import chosen_device
 from pd_lightning.rollout import Returns, play
@@ -71,7 +70,7 @@ def score(
 
 def main() -> int:
     """The command line."""
-    return status_of(lambda: auto_cli(score, prog="python -m pd_lightning.score"))
+    return status_of(lambda: called("score", score))
 
 
 if __name__ == "__main__":

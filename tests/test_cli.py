@@ -14,6 +14,7 @@ from jsonargparse import Namespace
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.loggers.logger import DummyLogger
 
+from pd_lightning import cli
 from pd_lightning.cli import main
 from pd_lightning.folder import checkpoint_folders, claim_folder, own_loggers
 
@@ -42,6 +43,29 @@ def shown(capsys, *words):
 
 
 class TestExplains:
+    def test_the_help_of_all_names_every_command_there_is(self, capsys):
+        text = shown(capsys, "--help")
+        assert text.startswith("usage: train.py")
+        assert "Trains a student or a teacher" in text
+        package = Path(cli.__file__).parent
+        modules = {file.parent.stem for file in package.glob("*/__main__.py")}
+        doors = [file for file in package.glob("*.py") if '\nif __name__ == "__main__"' in file.read_text()]
+        modules |= {file.stem for file in doors if file.stem != "__main__"}
+        assert {f"pd_lightning.{name}" for name in modules} == set(re.findall(r"pd_lightning\.\w+", text))
+
+    def test_a_preset_is_known_by_its_name_in_any_folder(self, capsys, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        for form in ("multi_task", "multi_task.yaml", "pd_lightning/presets/multi_task.yaml"):
+            for words in (["--config", form], [f"--config={form}"]):
+                assert "size: multi3" in shown(capsys, "fit", *words, "--print_config")
+        Path("multi_task").write_text("model: {init_args: {size: net2}}")  # one's own comes first
+        assert "size: net2" in shown(capsys, "fit", "--config", "multi_task", "--print_config")
+
+    def test_a_configuration_that_is_nowhere_is_an_error_that_names_the_presets(self, refused):
+        refused(
+            "fit", "--config=elsewhere/multi_task.yaml", reasons=["does not exist", "presets are default, finetune"]
+        )
+
     def test_the_help_of_fit_explains_the_options_of_every_part(self, capsys):
         text = " ".join(shown(capsys, "fit", "--help").split())
         assert "a .ckpt, a run's folder (its last.ckpt), or `last` or `best`" in text

@@ -44,7 +44,7 @@ def played():
 
 @pytest.fixture(scope="module")
 def pictures():
-    return film(player, "pong", 5, protocol="short", title="student")
+    return np.stack([*film(player, "pong", 5, protocol="short", title="student")])
 
 
 def gray(pictures):
@@ -60,7 +60,7 @@ def test_a_film_has_one_picture_for_each_step_and_a_last_one_for_the_final_retur
 
 
 def test_a_film_may_be_cut_short(pictures):
-    beginning = film(player, "pong", 5, protocol="short", steps=20, title="student")
+    beginning = [*film(player, "pong", 5, protocol="short", steps=20, title="student")]
     np.testing.assert_array_equal(beginning, pictures[:20])
 
 
@@ -111,6 +111,22 @@ def test_an_mp4_is_read_again_by_others_in_real_time_and_doubled(tmp_path, pictu
     assert [file.name for file in tmp_path.iterdir()] == ["pong.mp4"]  # nothing half-written beside it
 
 
+def test_a_film_is_written_while_it_is_played(tmp_path, pictures):
+    asked = []
+
+    def played():
+        for number, picture in enumerate(pictures[:40]):
+            asked.append(number)
+            yield picture
+
+    both = side_by_side([played(), pictures[:40]])
+    next(both)
+    assert asked == [0]
+    write_mp4(tmp_path / "both.mp4", both)
+    assert iio.improps(tmp_path / "both.mp4", plugin="FFMPEG").shape[1:] == (2 * (210 + CAPTION), 640, 3)
+    assert len(asked) == 40
+
+
 def test_a_gif_is_a_gif_in_real_time(pictures):
     data = gif(pictures[:41])
     assert data[:6] == b"GIF89a"
@@ -125,7 +141,7 @@ def test_a_gif_is_a_gif_in_real_time(pictures):
 
 
 def test_films_side_by_side_are_as_long_as_the_longest_and_the_others_stop_at_their_last_picture(pictures):
-    both = side_by_side([pictures[:30], pictures[:50]])
+    both = np.stack([*side_by_side([iter(pictures[:30]), iter(pictures[:50])])])
     assert both.shape == (50, 210 + CAPTION, 320, 3)
     np.testing.assert_array_equal(both[:30, :, :160], pictures[:30])
     np.testing.assert_array_equal(both[:, :, 160:], pictures[:50])
@@ -135,7 +151,7 @@ def test_films_side_by_side_are_as_long_as_the_longest_and_the_others_stop_at_th
 
 def test_where_somebody_presses_fire_for_the_player_the_film_shows_that_too():
     still = lambda states: torch.eye(4)[0].expand(len(states), -1)  # noqa: E731
-    shown = film(still, "breakout", 0, protocol="short", fire=True, steps=120)
+    shown = [*film(still, "breakout", 0, protocol="short", fire=True, steps=120)]
     states = np.concatenate(
         [
             m.states

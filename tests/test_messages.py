@@ -1,5 +1,6 @@
 """What third parties say and a user can do nothing about is not shown."""
 
+import importlib
 import logging
 
 import pytest
@@ -35,3 +36,24 @@ def test_nobody_is_advised_to_round_q_values_for_tensor_cores_and_other_news_are
     cuda._log.info("LOCAL_RANK: 0 - CUDA_VISIBLE_DEVICES: [0]")
     rank_zero_info("logs: here")
     assert said == ["logs: here"]
+
+
+@pytest.mark.parametrize(("module", "words", "said"), [
+    ("reproduce", ["losses", "--games", "pong"], "did you mean '[pong]'?"),
+    ("score", ["--json", "teacher.safetensors"], "Got value: teacher.safetensors; give true or false"),
+    ("recording", ["--game", "pong", "--hours", "long"], 'key "hours": Expected a <class \'float\'>. Got value: long'),
+    ("report", ["--tests", "3", "runs"], 'key "tests"'),
+    ("export", ["--episodes", "3"], "player"),
+    ("streaming", ["order"], "order.root"),
+])  # fmt: skip
+def test_a_slip_in_the_options_of_a_command_is_one_line_that_names_its_help(monkeypatch, capsys, module, words, said):
+    monkeypatch.setattr("sys.argv", [module, *words])
+    name = f"pd_lightning.{module}"
+    command = importlib.import_module(name if module == "score" else f"{name}.__main__")
+    with pytest.raises(SystemExit) as stopped:
+        command.main()
+    err = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert err.count("\n") == 1
+    assert said in err
+    assert err.endswith(f"options: python -m {name} --help\n")

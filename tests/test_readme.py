@@ -86,6 +86,23 @@ def test_the_readmes_python_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert -21 <= mean <= 21
 
 
+def test_the_readmes_run_trains_and_scores(monkeypatch, tmp_path, datasets, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = python_after("A run is a `Trainer`'s")
+    for said, short in {
+        'games=["pong"]': f"root={str(datasets)!r}, validation=0.25",
+        "max_steps=3000": "max_steps=4",
+        "every_n_updates=0": "0, 2",
+        "interval=500": "interval=2",
+        "steps=250": "steps=2",
+    }.items():
+        assert code.count(said) == 1
+        code = code.replace(said, short)
+    exec(compile(code, "README.md", "exec"), {})
+    assert re.search(r"^-?\d+\.\d \(95% interval", capsys.readouterr().out.splitlines()[-1])
+    assert list(tmp_path.glob("**/checkpoints/last.ckpt"))
+
+
 def test_the_readmes_loss_trains_and_the_report_tells_it_apart(monkeypatch, tmp_path, datasets, mine) -> None:
     monkeypatch.setattr(sys, "argv", ["train.py"])
     given = ["--model.delta", "0.1", "--model.size", "net3", f"--data.root={datasets}", "--trainer.max_steps", "3"]

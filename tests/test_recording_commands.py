@@ -259,7 +259,7 @@ def test_a_teacher_of_another_game_is_refused(tmp_path, teachers):
     (recorder, "stopped; the same command goes on\n"), (score, "stopped\n")
 ])  # fmt: skip
 def test_whoever_is_interrupted_says_so_in_one_line(door, said, monkeypatch, capsys):
-    monkeypatch.setattr(door, "auto_cli", lambda *args, **more: os.kill(os.getpid(), signal.SIGINT) or time.sleep(9))
+    monkeypatch.setattr(door, "called", lambda *args, **more: os.kill(os.getpid(), signal.SIGINT) or time.sleep(9))
     assert door.main() == 130
     assert capsys.readouterr().err == said
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,9 @@ from pd_lightning.callbacks.playing import playing
 from pd_lightning.callbacks.rollouts import fire_rule
 from pd_lightning.film import film, gif, write_mp4
 from pd_lightning.folder import run_folder
+
+BEGINNING = 450
+"""Pictures that TensorBoard gets: half a minute."""
 
 
 class Film(Callback):
@@ -44,20 +48,28 @@ class Film(Callback):
         if self.enabled and trainer.is_global_zero and folder:
             for game, policy in pl_module.policies().items():  # pyright: ignore[reportCallIssue]
                 rules = {"protocol": self.protocol, "fire": fire_rule(trainer, game, self.fire)}
+                beginning: list[np.ndarray] = []
                 with playing(trainer, pl_module):
                     pictures = film(policy, game, self.seed, **rules, steps=self.steps, title=game)
+                    write_mp4(folder / f"{game}.mp4", noting(beginning, pictures))
                 self.paths.append(folder / f"{game}.mp4")
-                write_mp4(self.paths[-1], pictures)
-                show_in_tensorboard(trainer, f"film/{game}", pictures[:450])
+                show_in_tensorboard(trainer, f"film/{game}", beginning)
         trainer.strategy.barrier("film")
 
 
-def show_in_tensorboard(trainer: pl.Trainer, tag: str, pictures: np.ndarray) -> None:
-    """Puts pictures uint8 [n, H, W, 3] into TensorBoard as a GIF (`add_video` would need another library)."""
-    for logger in trainer.loggers:
+def noting(beginning: list[np.ndarray], pictures: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Pictures as they come, of which the first go into a list too."""
+    for picture in pictures:
+        if len(beginning) < BEGINNING:
+            beginning.append(picture)
+        yield picture
+
+
+def show_in_tensorboard(trainer: pl.Trainer, tag: str, pictures: Sequence[np.ndarray]) -> None:
+    """Puts pictures uint8 [H, W, 3] into TensorBoard as a GIF (`add_video` would need another library)."""
+    for logger in trainer.loggers if pictures else ():
         if isinstance(logger, TensorBoardLogger):
-            image = Summary.Image(
-                height=pictures.shape[1], width=pictures.shape[2], colorspace=3, encoded_image_string=gif(pictures)
-            )
+            height, width, _ = pictures[0].shape
+            image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=gif(pictures))
             summary = Summary(value=[Summary.Value(tag=tag, image=image)])
             logger.experiment._get_file_writer().add_summary(summary, trainer.global_step)

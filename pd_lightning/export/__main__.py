@@ -5,11 +5,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from jsonargparse import auto_cli
 from rich.console import Console
 from rich.markup import escape
 
-from pd_lightning.commands import status_of
+from pd_lightning.commands import called, status_of
 from pd_lightning.export.checking import export
 from pd_lightning.export.formats import ExportError, check_suffix
 from pd_lightning.teacher import load_teacher
@@ -48,7 +47,7 @@ def export_player(
 
 def main() -> int:
     """The command line."""
-    return status_of(lambda: auto_cli(export_player, prog="python -m pd_lightning.export"))
+    return status_of(lambda: called("export", export_player))
 
 
 if __name__ == "__main__":

@@ -5,17 +5,16 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from jsonargparse import auto_cli
 from rich.console import Console
 
-from pd_lightning.commands import status_of
+from pd_lightning.commands import called, status_of
 from pd_lightning.machine import keep_freed_memory
 from pd_lightning.recording.command import record, summary
 
 
 def show() -> None:
     """Records, and says what there is then."""
-    shards: Any = auto_cli(record, as_positional=False, prog="python -m pd_lightning.recording")
+    shards: Any = called("recording", record, as_positional=False)
     Console().print(summary(shards))
 
 

@@ -8,18 +8,16 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 
-from pd_lightning.commands import status_of
+from pd_lightning.commands import Options, status_of
 from pd_lightning.files import write_text
 from pd_lightning.report.findings import Findings
 
 
 def options_of(arguments: list[str] | None = None) -> Namespace:
     """What was asked for."""
-    parser = ArgumentParser(
-        prog="python -m pd_lightning.report", description="The paper's tables, from runs' own logs."
-    )
+    parser = Options(prog="python -m pd_lightning.report", description="The paper's tables, from runs' own logs.")
     parser.add_argument(
         "runs",
         nargs="+",

@@ -8,10 +8,9 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from jsonargparse import auto_cli
 from rich.console import Console
 
-from pd_lightning.commands import STOPPED, status_of
+from pd_lightning.commands import STOPPED, called, status_of
 from pd_lightning.reproduce.plans import EXPERIMENTS, Settings, plan
 from pd_lightning.reproduce.results import write_results
 from pd_lightning.reproduce.tasks import Task, TaskError
@@ -112,9 +111,7 @@ def reproduce(
 
 def main() -> int:
     """The command line."""
-    status = status_of(
-        lambda: auto_cli(reproduce, prog="python -m pd_lightning.reproduce"), "stopped; the same command goes on"
-    )
+    status = status_of(lambda: called("reproduce", reproduce), "stopped; the same command goes on")
     if status == STOPPED:
         os._exit(status)  # threads wait for commands that the terminal has interrupted too
     return status

@@ -6,9 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
-from jsonargparse import auto_cli
-
-from pd_lightning.commands import status_of
+from pd_lightning.commands import called, status_of
 from pd_lightning.machine import usual_room
 from pd_lightning.recorded import open_game
 from pd_lightning.remote import local_root
@@ -88,7 +86,7 @@ def print_order(mixture: Mixture, epoch: int) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    return status_of(lambda: auto_cli({"order": order}, args=arguments, prog="python -m pd_lightning.streaming"))
+    return status_of(lambda: called("streaming", {"order": order}, args=arguments))
 
 
 if __name__ == "__main__":
