@@ -14,6 +14,7 @@ from pd_lightning.reproduce import tasks as tasks_module
 from pd_lightning.reproduce.plans import TEMPERATURES
 
 GAMES = ("pong", "breakout")
+DATASETS = Path(__file__).parent.parent / "datasets"
 
 
 def said(task):
@@ -114,6 +115,19 @@ def test_quick_is_fewer_updates_on_less_play_unless_they_are_named(
     assert (names, given.updates, given.hours, given.episodes, given.seeds) == (["losses"], updates, hours, 30,
                                                                                 (0, 1, 2))  # fmt: skip
     assert f"0 runs of {updates:,} updates" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("experiment", "option"), [
+    ("losses", "--model.loss=nll"), ("compression", "--model.size=dqn"), ("temperature", "--model.temperature=1"),
+    ("on-policy", "--data.beta=0.5"),
+])  # fmt: skip
+def test_runs_are_not_told_alike_what_they_are_to_differ_in(tmp_path, monkeypatch, capsys, experiment, option):
+    output = tmp_path / "out"
+    words = [experiment, "--games=[pong]", f"--output={output}", f"--root={DATASETS}", f"--options=[{option}]"]
+    assert run_main(monkeypatch, *words) == 1
+    name = option.partition("=")[0]
+    assert f"--options has {name}, in which the runs of this experiment are to differ" in capsys.readouterr().err
+    assert not output.exists()
 
 
 def test_seconds_of_a_task_include_those_of_attempts_that_failed(tmp_path, monkeypatch):

@@ -61,7 +61,14 @@ class Plan:
 def fit(
     settings: Settings, name: str, games: Sequence[str], seed: int, *options: str, preset: Sequence[str] = ()
 ) -> Task:
-    """A run of `python train.py fit`."""
+    """A run of `python train.py fit`.
+
+    Raises:
+        ValueError: an option for all runs is what they are to differ in, and are called by.
+    """
+    for word in {each.partition("=")[0] for each in settings.options} & {each.partition("=")[0] for each in options}:
+        if word.startswith(("--model.", "--data.")):
+            raise ValueError(f"--options has {word}, in which the runs of this experiment are to differ: leave it out")
     folder = Path(settings.output) / "runs" / f"{name}-seed{seed}"
     words = (
         "pd_lightning", "fit", *preset, f"--data.root={settings.root}", f"--data.games=[{','.join(games)}]",
