@@ -9,7 +9,7 @@ from conftest import quiet_trainer, tiny_network
 from pd_lightning.atari import Protocol
 from pd_lightning.distillation import PolicyDistillation
 from pd_lightning.live import Lessons, LiveTeacher
-from pd_lightning.live.knobs import Knobs
+from pd_lightning.live.settings import LiveSettings
 from pd_lightning.teacher import Teacher
 
 SHORT = Protocol("short", epsilon=0.0, frame_limit=200)  # episodes of 50 steps
@@ -19,13 +19,13 @@ def teacher_of(game="pong", seed=0):
     return Teacher(tiny_network(game, seed), game)
 
 
-def settings(**other):
+def live_settings(**other):
     values = {
         "games": ("pong",), "learn": False, "beta": 1.0, "beta_end": 1.0, "beta_steps": 0, "batch_size": 32,
         "fresh": 0.25, "buffer_size": 400, "prefill": 80, "parallel": 4, "steps": 10, "updates": 100,
         "protocol": "paper", "seed": 0, "lessons": Lessons(),
     }  # fmt: skip
-    return Knobs(**{**values, **other})
+    return LiveSettings(**{**values, **other})
 
 
 def live(teachers, **other):
@@ -43,9 +43,9 @@ def live(teachers, **other):
     return LiveTeacher(**{**options, **other})
 
 
-def stage_of(data):
-    assert data.stage is not None
-    return data.stage
+def collector_of(data):
+    assert data.collector is not None
+    return data.collector
 
 
 def student(data, **other):

@@ -7,14 +7,14 @@ import pytest
 import torch
 from conftest import quiet_trainer, tiny_network
 from pytorch_lightning.callbacks import ModelCheckpoint
-from staging import LEARNING, SCORE, SHORT, WAYS, live, run, stage_of, student
+from staging import LEARNING, SCORE, SHORT, WAYS, collector_of, live, run, student
 
 from pd_lightning.atari import PROTOCOLS
 from pd_lightning.datamodule import TeacherDatasets
 from pd_lightning.distillation import PolicyDistillation
-from pd_lightning.live.cast import total_updates
-from pd_lightning.live.memory import unpack
-from pd_lightning.live.stage import Stage
+from pd_lightning.live.collector import Collector
+from pd_lightning.live.parts import total_updates
+from pd_lightning.live.replay import unpack
 from pd_lightning.losses import kl
 from pd_lightning.teacher import save_teacher
 from pd_lightning.temperature import calibrate
@@ -27,11 +27,11 @@ def test_a_run_learns_from_so_many_rounds_as_are_due_and_the_same_ones_again(tea
     monkeypatch.setattr(PolicyDistillation, "training_step", lambda self, *a: seen.append(a[0]) or step(self, *a))
     data = live(teachers, **WAYS[way])
     first = run(data)
-    assert stage_of(data).rounds == data.knobs.rounds_due(7, 1)
-    assert {game: len(part.states) for game, part in seen[0].items()} == dict.fromkeys(data.knobs.games, 16)
+    assert collector_of(data).rounds == data.settings.rounds_due(7, 1)
+    assert {game: len(part.states) for game, part in seen[0].items()} == dict.fromkeys(data.settings.games, 16)
     again = run(live(teachers, **WAYS[way]))
     for a, b in zip(seen[:8], seen[8:], strict=True):
-        for game in data.knobs.games:
+        for game in data.settings.games:
             assert torch.equal(a[game].states, b[game].states)
             assert torch.equal(a[game].teacher_q, b[game].teacher_q)
     for name, value in first.student.state_dict().items():
@@ -43,7 +43,7 @@ def test_a_student_that_follows_comes_nearer(teachers):
     for updates in (1, 40):
         data = live(teachers, batch_size=64, buffer_size=2000, prefill=400)
         module = run(data, updates)
-        states, q = stage_of(data).memories["pong"].newest(500)
+        states, q = collector_of(data).buffers["pong"].newest(500)
         far.append(float(kl(module(states)["pong"], q)))
     assert far[1] < 0.7 * far[0]
 
@@ -63,12 +63,12 @@ def test_automatic_temperature_is_of_whole_episodes_and_not_of_a_teacher_that_kn
 @pytest.mark.parametrize("way", WAYS)
 def test_a_run_goes_on_with_memory_and_teacher_as_they_were(teachers, tmp_path, way, monkeypatch):
     taken = []
-    take = Stage._take
-    monkeypatch.setattr(Stage, "_take", lambda self, played: taken.append(played) or take(self, played))
+    take = Collector._take
+    monkeypatch.setattr(Collector, "_take", lambda self, played: taken.append(played) or take(self, played))
     saved = ModelCheckpoint(tmp_path, save_top_k=-1, every_n_train_steps=5)
     run(live(teachers, **WAYS[way]), 5, enable_checkpointing=True, callbacks=[saved])
     checkpoint = torch.load(tmp_path / "epoch=0-step=5.ckpt", weights_only=True)
-    state = checkpoint["LiveTeacher"]["stage"]
+    state = checkpoint["LiveTeacher"]["collector"]
     data = live(teachers, **WAYS[way])
     loaded = {}
     load = data.load_state_dict
@@ -77,8 +77,8 @@ def test_a_run_goes_on_with_memory_and_teacher_as_they_were(teachers, tmp_path, 
         load(state_dict)
         taken.clear()
         loaded.update(
-            rounds=stage_of(data).rounds,
-            memories={game: memory.state_dict() for game, memory in stage_of(data).memories.items()},
+            rounds=collector_of(data).rounds,
+            buffers={game: buffer.state_dict() for game, buffer in collector_of(data).buffers.items()},
             learners={game: {n: v.clone() for n, v in each.network.state_dict().items()}
                       for game, each in data.learners.items()},
             rates={game: each.schedule.last_epoch for game, each in data.learners.items()},
@@ -90,9 +90,9 @@ def test_a_run_goes_on_with_memory_and_teacher_as_they_were(teachers, tmp_path, 
     trainer.fit(module, datamodule=data, ckpt_path=str(tmp_path / "epoch=0-step=5.ckpt"))
     assert trainer.global_step == 9
     assert loaded["rounds"] == state["rounds"]
-    for game, memory in state["processes"][0]["memories"].items():
+    for game, buffer in state["processes"][0]["buffers"].items():
         for name in ("steps", "frames", "shown", "q"):
-            assert torch.equal(torch.as_tensor(loaded["memories"][game][name]), torch.as_tensor(memory[name]))
+            assert torch.equal(torch.as_tensor(loaded["buffers"][game][name]), torch.as_tensor(buffer[name]))
     for game, learner in state["learners"].items():
         assert loaded["rates"][game] == learner["schedule"]["last_epoch"] > 0
         for name, value in learner["network"].items():
@@ -100,7 +100,7 @@ def test_a_run_goes_on_with_memory_and_teacher_as_they_were(teachers, tmp_path, 
     for game, ahead in state["processes"][0]["ahead"].items():  # the first round that it takes was played before
         assert torch.equal(taken[0][game].states, unpack(ahead["states"], taken[0][game].states.shape))
         assert torch.equal(taken[0][game].q, ahead["q"])
-    assert stage_of(data).rounds == data.knobs.rounds_due(8, 1)
+    assert collector_of(data).rounds == data.settings.rounds_due(8, 1)
 
 
 def test_a_resumed_run_does_not_score_a_frozen_teacher_again(teachers, tmp_path):
@@ -119,7 +119,7 @@ def test_a_checkpoint_holds_what_was_played_once(teachers, tmp_path):
     saved = ModelCheckpoint(tmp_path, save_top_k=-1, every_n_train_steps=5)
     run(live(teachers), 5, enable_checkpointing=True, callbacks=[saved])
     checkpoint = torch.load(tmp_path / "epoch=0-step=5.ckpt", weights_only=True)
-    assert "stage" in checkpoint["LiveTeacher"]
+    assert "collector" in checkpoint["LiveTeacher"]
     assert not checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader")
 
 
@@ -134,7 +134,7 @@ def test_a_student_that_has_learned_from_a_recording_may_go_on_with_live_play(
         trainer = quiet_trainer(max_epochs=-1, max_steps=updates, enable_checkpointing=True, callbacks=[
             ModelCheckpoint(tmp_path, save_top_k=-1, every_n_train_steps=updates)])  # fmt: skip
         trainer.fit(student(data), datamodule=data, ckpt_path=str(tmp_path / file))
-        assert stage_of(data).rounds == data.knobs.rounds_due(updates - 5 - 1, 1)  # of this play's updates
+        assert collector_of(data).rounds == data.settings.rounds_due(updates - 5 - 1, 1)  # of this play's updates
     trainer = quiet_trainer(max_epochs=-1, max_steps=19, limit_val_batches=0)  # and back
     trainer.fit(student(recorded), datamodule=recorded, ckpt_path=str(tmp_path / "epoch=0-step=13.ckpt"))
 
@@ -142,10 +142,10 @@ def test_a_student_that_has_learned_from_a_recording_may_go_on_with_live_play(
 def test_a_second_student_is_played_for_anew(teachers):
     data = live(teachers, beta=0.0)
     run(data)
-    first = stage_of(data)
+    first = collector_of(data)
     run(data)
-    assert stage_of(data) is not first
-    assert stage_of(data).rounds == data.knobs.rounds_due(7, 1)
+    assert collector_of(data) is not first
+    assert collector_of(data).rounds == data.settings.rounds_due(7, 1)
 
 
 def test_a_second_fit_of_a_trainer_is_refused(teachers):
@@ -161,7 +161,7 @@ def test_precisions_that_are_the_usual_type_of_all_threads_meanwhile_play_in_flo
     data = live(teachers, **WAYS[way])
     run(data, 20, precision="bf16-true", module=student(data, temperature=0.01))
     assert torch.get_default_dtype() == torch.float32
-    assert stage_of(data).memories["pong"].newest(9).teacher_q.dtype == torch.float32
+    assert collector_of(data).buffers["pong"].newest(9).teacher_q.dtype == torch.float32
 
 
 def test_a_checkpoint_of_other_settings_is_refused(teachers, tmp_path):
@@ -187,12 +187,12 @@ def test_a_checkpoint_of_another_teacher_is_refused(teachers, tmp_path):
 def test_the_round_that_was_played_ahead_is_in_the_last_checkpoint_too(teachers, way):
     data = live(teachers, **WAYS[way])
     run(data)
-    state = data.state_dict()["stage"]
-    ahead = unpack(state["processes"][0]["ahead"]["pong"]["states"], (data.knobs.steps, 4, 4, 84, 84))
+    state = data.state_dict()["collector"]
+    ahead = unpack(state["processes"][0]["ahead"]["pong"]["states"], (data.settings.steps, 4, 4, 84, 84))
     assert ahead[:, :, -1].any(dim=(2, 3)).all()  # no frame of Pong is black
     if way == "the teacher learns":  # from every round that memory or the checkpoint holds, and no other
         updates = state["learners"]["pong"]["schedule"]["last_epoch"]
-        assert updates == (state["rounds"] + 1) * data.knobs.lessons.passes * data.knobs.lessons.minibatches
+        assert updates == (state["rounds"] + 1) * data.settings.lessons.passes * data.settings.lessons.minibatches
 
 
 def test_a_teachers_learning_rate_falls_over_all_batches_of_which_several_may_be_one_update():

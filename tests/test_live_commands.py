@@ -49,7 +49,7 @@ def test_killed_by_force_a_run_goes_on_and_teacher_and_student_are_scored_side_b
     assert left.about["return"] == f"{np.mean(returns[2:]):.2f}"
 
 
-def test_bad_knobs_are_one_line_on_the_command_line(teachers, capsys, monkeypatch):
+def test_bad_settings_are_one_line_on_the_command_line(teachers, capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["train.py"])
     words = ["fit", PRESET["on_policy"], f"--data.teachers={{pong: {teachers['pong']}}}"]
     for option, message in (("--data.beta=2", "beta is 2.0"), ("--data.games=[breakout]", "teachers has pong"),
@@ -101,10 +101,10 @@ class Witness(Callback):
             for value in values:
                 sha.update(value.cpu().numpy().tobytes())
             return sha.hexdigest()
-        states, q = data.stage.memories["pong"].newest(10**6)
+        states, q = data.collector.buffers["pong"].newest(10**6)
         with open(f"rank{trainer.global_rank}.json", "w") as file:
             json.dump({"student": digest(pl_module.student.state_dict().values()), "states": digest([states]),
-                       "kept": len(states), "rounds": data.stage.rounds,
+                       "kept": len(states), "rounds": data.collector.rounds,
                        "teacher": digest(data.learners["pong"].network.state_dict().values())}, file)
 """
 

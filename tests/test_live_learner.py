@@ -5,12 +5,12 @@ from contextlib import nullcontext
 
 import numpy as np
 import torch
-from staging import LEARNING, SCORE, live, run, settings
+from staging import LEARNING, SCORE, live, live_settings, run
 
 from pd_lightning.episodes import LIVE_SEEDS
 from pd_lightning.live import Lessons
+from pd_lightning.live.collector import Collector, Process
 from pd_lightning.live.learner import Learner, LearningPlayer
-from pd_lightning.live.stage import Place, Stage
 from pd_lightning.pqn.games import Games
 from pd_lightning.pqn.learning import squared_error
 
@@ -74,11 +74,13 @@ def test_each_round_of_a_learning_teacher_has_the_share_of_chance_that_is_due(mo
     shares = []
     play = Games.play
     monkeypatch.setattr(Games, "play", lambda self, policy, share: shares.append(share) or play(self, policy, share))
-    knobs = settings(learn=True, parallel=1, steps=4)
-    stage = Stage(knobs, Place(0, 1, torch.device("cpu"), nullcontext), {"pong": learner_of()}, {"pong": False}, {})
+    settings = live_settings(learn=True, parallel=1, steps=4)
+    collector = Collector(
+        settings, Process(0, 1, torch.device("cpu"), nullcontext), {"pong": learner_of()}, {"pong": False}, {}
+    )
     for _ in range(3):
-        stage.play_one()
-    assert shares == [knobs.epsilon(rounds, 1) for rounds in range(3)]
+        collector.play_one()
+    assert shares == [settings.epsilon(rounds, 1) for rounds in range(3)]
     assert len(set(shares)) == 3
 
 

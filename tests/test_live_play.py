@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import quiet_trainer
-from staging import SHORT, live, settings, teacher_of
+from staging import SHORT, live, live_settings, teacher_of
 
 from pd_lightning.atari import Lives, Protocol
 from pd_lightning.live import Lessons, LiveTeacher
-from pd_lightning.live.memory import STATE_BYTES, Memory
+from pd_lightning.live.collector import Collector, Process
 from pd_lightning.live.play import FrozenPlayer
-from pd_lightning.live.stage import Place, Stage
+from pd_lightning.live.replay import STATE_BYTES, ReplayBuffer
 
 
 def played(steps, games=3, seed=0):
@@ -32,36 +32,36 @@ def played(steps, games=3, seed=0):
 @pytest.mark.parametrize("rounds", [1, 3, 4, 9])
 def test_the_newest_states_are_remembered_as_they_were_and_older_ones_are_gone(rounds):
     states, q = played(5 * rounds)
-    memory = Memory(16, 3, 6)
+    buffer = ReplayBuffer(16, 3, 6)
     for n in range(rounds):
-        memory.add(states[5 * n : 5 * n + 5], q[5 * n : 5 * n + 5])
+        buffer.add(states[5 * n : 5 * n + 5], q[5 * n : 5 * n + 5])
     kept = min(5 * rounds, 16)
-    assert len(memory) == 3 * kept
-    batch = memory.batch(np.arange(len(memory)))
+    assert len(buffer) == 3 * kept
+    batch = buffer.batch(np.arange(len(buffer)))
     assert torch.equal(batch.states, states[-kept:].flatten(0, 1))
     assert torch.equal(batch.teacher_q, q[-kept:].flatten(0, 1))
-    chosen = np.random.default_rng(1).permutation(len(memory))[:7]
-    assert torch.equal(memory.batch(chosen).states, batch.states[chosen])
-    assert torch.equal(memory.newest(7).states, batch.states[-7:])
+    chosen = np.random.default_rng(1).permutation(len(buffer))[:7]
+    assert torch.equal(buffer.batch(chosen).states, batch.states[chosen])
+    assert torch.equal(buffer.newest(7).states, batch.states[-7:])
 
 
 def test_a_memory_is_packed_into_a_checkpoint_and_comes_back():
     states, q = played(20)
-    memory = Memory(16, 3, 6)
-    memory.add(states[:10], q[:10])
-    memory.add(states[10:] // 255 * 255, q[10:])  # black but for a few pixels
-    state: dict = memory.state_dict()
-    other = Memory(16, 3, 6)
+    buffer = ReplayBuffer(16, 3, 6)
+    buffer.add(states[:10], q[:10])
+    buffer.add(states[10:] // 255 * 255, q[10:])  # black but for a few pixels
+    state: dict = buffer.state_dict()
+    other = ReplayBuffer(16, 3, 6)
     other.load_state_dict(state)
-    everything = np.arange(len(memory))
-    assert len(other) == len(memory)
-    assert torch.equal(other.batch(everything).states, memory.batch(everything).states)
-    assert torch.equal(other.batch(everything).teacher_q, memory.batch(everything).teacher_q)
+    everything = np.arange(len(buffer))
+    assert len(other) == len(buffer)
+    assert torch.equal(other.batch(everything).states, buffer.batch(everything).states)
+    assert torch.equal(other.batch(everything).teacher_q, buffer.batch(everything).teacher_q)
     frames = state["frames"]
     assert isinstance(frames, torch.Tensor)
     assert len(frames) < 0.7 * 19 * 3 * 84 * 84
     with pytest.raises(ValueError, match=r"had \(57, 6\) rows and actions, now \(60, 6\)"):
-        Memory(17, 3, 6).load_state_dict(state)
+        ReplayBuffer(17, 3, 6).load_state_dict(state)
 
 
 def a_round(share, student, epsilon=0.0, steps=40):
@@ -129,19 +129,19 @@ def test_fire_is_pressed_after_a_lost_life_and_not_where_an_episode_begins_with_
 
 def test_shares_of_the_teacher_and_of_chance_go_linearly_from_first_to_last():
     lessons = Lessons(epsilon_start=1.0, epsilon_end=0.2, epsilon_steps=1600)
-    knobs = settings(beta=1.0, beta_end=0.2, beta_steps=1600, lessons=lessons)
-    for share in (knobs.beta_at, knobs.epsilon):
+    settings = live_settings(beta=1.0, beta_end=0.2, beta_steps=1600, lessons=lessons)
+    for share in (settings.beta_at, settings.epsilon):
         assert [share(rounds, 1) for rounds in (0, 20, 40, 80)] == pytest.approx([1.0, 0.6, 0.2, 0.2])
         assert share(10, 2) == pytest.approx(0.6)
-    assert settings(beta=0.3, beta_end=0.3).beta_at(7, 1) == 0.3
+    assert live_settings(beta=0.3, beta_end=0.3).beta_at(7, 1) == 0.3
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("fresh", [0.05, 0.25, 3.0])
 def test_so_many_states_are_fresh_as_were_asked_for(ranks, fresh):
-    knobs = settings(fresh=fresh)
+    settings = live_settings(fresh=fresh)
     for update in (0, 1, 10, 99):
-        rounds = knobs.rounds_due(update, ranks) - knobs.prefill_rounds(ranks)
+        rounds = settings.rounds_due(update, ranks) - settings.prefill_rounds(ranks)
         lack = update * 32 * fresh - rounds * 40 * ranks
         assert 0 <= lack < 40 * ranks
 
@@ -181,7 +181,7 @@ def test_so_many_states_are_fresh_as_were_asked_for(ranks, fresh):
         ({"root": "nowhere"}, r"nowhere/pong/teacher\.safetensors: there is no such file"),
     ],
 )
-def test_knobs_that_make_no_sense_are_refused_before_anything_runs(options, message):
+def test_settings_that_make_no_sense_are_refused_before_anything_runs(options, message):
     with pytest.raises(ValueError, match=message):
         LiveTeacher(**options)
 
@@ -204,16 +204,16 @@ def test_more_states_than_the_memory_holds_are_refused_before_anything_is_played
     data.trainer = quiet_trainer()
     with pytest.raises(ValueError, match=message):
         data.setup("fit")
-    assert data.stage is None
+    assert data.collector is None
 
 
 def test_states_are_counted_in_the_memory_in_which_they_lie(monkeypatch):
-    knobs = settings(buffer_size=16_000, parallel=4)
-    monkeypatch.setattr("pd_lightning.live.knobs.available_memory", lambda device: 4_000 * STATE_BYTES)
-    knobs.check_room(torch.device("cuda"), 4, 1)  # each of four GPUs has its own
+    settings = live_settings(buffer_size=16_000, parallel=4)
+    monkeypatch.setattr("pd_lightning.live.settings.available_memory", lambda device: 4_000 * STATE_BYTES)
+    settings.check_room(torch.device("cuda"), 4, 1)  # each of four GPUs has its own
     for ranks, neighbours in ((4, 4), (3, 1), (1, 1)):
         with pytest.raises(ValueError, match="GiB are free"):
-            knobs.check_room(torch.device("cpu"), ranks, neighbours)
+            settings.check_room(torch.device("cpu"), ranks, neighbours)
 
 
 def test_a_teacher_of_another_game_is_refused(teachers):
@@ -228,25 +228,25 @@ def test_a_batch_that_the_devices_cannot_share_is_refused(teachers):
         data.setup("fit")
 
 
-def stages():
+def collectors():
     """Of two games, in each of which ten steps were played: as they are, with another seed, in another process."""
     for rank, seed in ((0, 0), (0, 1), (1, 0)):
-        knobs = settings(games=("pong", "breakout"), parallel=2, seed=seed)
-        teachers = {game: teacher_of(game) for game in knobs.games}
-        place = Place(rank, 2, torch.device("cpu"), nullcontext)
-        stage = Stage(knobs, place, teachers, dict.fromkeys(teachers, False), {})
-        for memory in stage.memories.values():
-            memory.steps = 10
-        yield stage
+        settings = live_settings(games=("pong", "breakout"), parallel=2, seed=seed)
+        teachers = {game: teacher_of(game) for game in settings.games}
+        process = Process(rank, 2, torch.device("cpu"), nullcontext)
+        collector = Collector(settings, process, teachers, dict.fromkeys(teachers, False), {})
+        for buffer in collector.buffers.values():
+            buffer.steps = 10
+        yield collector
 
 
 def test_a_state_is_at_most_once_in_a_batch_and_each_batch_is_drawn_anew(monkeypatch):
     drawn = []
-    monkeypatch.setattr(Memory, "batch", lambda self, chosen: drawn.append(tuple(chosen)))
-    for stage in stages():
+    monkeypatch.setattr(ReplayBuffer, "batch", lambda self, chosen: drawn.append(tuple(chosen)))
+    for collector in collectors():
         for update in (0, 1):
-            for number, game in enumerate(stage.knobs.games):
-                stage._batch(game, number, update)
+            for number, game in enumerate(collector.settings.games):
+                collector._batch(game, number, update)
     assert {len(set(chosen)) for chosen in drawn} == {16}  # of 20
     assert len(set(drawn)) == len(drawn) == 3 * 2 * 2
 
@@ -254,6 +254,6 @@ def test_a_state_is_at_most_once_in_a_batch_and_each_batch_is_drawn_anew(monkeyp
 def test_games_seeds_and_processes_are_played_from_seeds_of_their_own(monkeypatch):
     keys = []
     monkeypatch.setattr(FrozenPlayer, "__init__", lambda self, *given: keys.append(given[5]))
-    for stage in stages():
-        stage._start()
+    for collector in collectors():
+        collector._start()
     assert len(set(keys)) == len(keys) == 3 * 2

@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import checkpoint_of, quiet_trainer, tiny_network
 from pytorch_lightning.trainer.states import TrainerFn
-from staging import LEARNING, SHORT, live, run, settings, stage_of, teacher_of
+from staging import LEARNING, SHORT, collector_of, live, live_settings, run, teacher_of
 
 from pd_lightning.atari import PROTOCOLS
 from pd_lightning.blocks import Shard
@@ -18,18 +18,18 @@ from pd_lightning.datamodule import TeacherDatasets
 from pd_lightning.distillation import PolicyDistillation
 from pd_lightning.ending import save_teachers
 from pd_lightning.live import Lessons
-from pd_lightning.live.cast import new_learners
+from pd_lightning.live.collector import Collector, Process
 from pd_lightning.live.learner import Learner, LearningPlayer
+from pd_lightning.live.parts import new_learners
 from pd_lightning.live.play import FrozenPlayer
-from pd_lightning.live.stage import Place, Stage
 from pd_lightning.pqn import ParallelPlay
 from pd_lightning.pqn.games import random_play
 from pd_lightning.resuming import ResumeError
 from pd_lightning.teacher import load_teacher, save_teacher
 
 
-def place(rank=0, ranks=1):
-    return Place(rank, ranks, torch.device("cpu"), nullcontext)
+def process_of(rank=0, ranks=1):
+    return Process(rank, ranks, torch.device("cpu"), nullcontext)
 
 
 def test_the_teachers_share_of_decisions_follows_the_schedule(teachers, monkeypatch):
@@ -58,7 +58,7 @@ def test_each_of_two_learning_teachers_has_a_file_that_says_whether_fire_is_pres
     data = live({}, games=["pong", "breakout"], **LEARNING)
     data.fire["breakout"] = True
     learners = {game: Learner(game, actions, Lessons(), 1, 0, "cpu") for game, actions in data.actions.items()}
-    data.learners, data.stage = learners, Stage(data.knobs, place(), learners, data.fire, {})
+    data.learners, data.collector = learners, Collector(data.settings, process_of(), learners, data.fire, {})
     trainer: Any = SimpleNamespace(lightning_module=None, datamodule=data)
     paths = save_teachers(trainer, tmp_path, None)
     assert paths == [tmp_path / game / "teacher.safetensors" for game in ("pong", "breakout")]
@@ -87,7 +87,9 @@ def test_fire_is_pressed_as_the_teachers_file_says_unless_told_otherwise(tmp_pat
 
 def learner_with(seed):
     trainer: Any = SimpleNamespace(max_steps=10, max_epochs=-1, accumulate_grad_batches=1)
-    return new_learners(settings(learn=True, parallel=2, seed=seed), place(), {"pong": False}, trainer)["pong"].network
+    return new_learners(live_settings(learn=True, parallel=2, seed=seed), process_of(), {"pong": False}, trainer)[
+        "pong"
+    ].network
 
 
 def test_a_learning_teacher_begins_with_weights_of_its_seed_and_is_centred_on_random_play():
@@ -134,34 +136,34 @@ def test_a_teacher_that_trains_does_not_go_on_with_another_number_of_devices():
 def test_live_play_does_not_go_on_with_other_fire_rules_or_another_number_of_devices(teachers):
     data = live(teachers)
     run(data, 1)
-    state, stage = data.state_dict(), stage_of(data)
+    state, collector = data.state_dict(), collector_of(data)
     data.load_state_dict(state)
     data.fire = {"pong": True}
     with pytest.raises(ResumeError, match=r"fire was {'pong': False} in the checkpoint and is {'pong': True} now"):
         data.load_state_dict(state)
-    stage.place = replace(stage.place, ranks=2)
+    collector.process = replace(collector.process, ranks=2)
     with pytest.raises(ResumeError, match=r"devices was 1 in the checkpoint and is 2 now"):
         data.load_state_dict(state)
 
 
-def test_each_process_of_a_resumed_run_has_its_own_memory(monkeypatch):
-    def stage(rank):
-        return Stage(settings(prefill=40), place(rank, 2), {"pong": teacher_of()}, {"pong": False}, {})
+def test_each_process_of_a_resumed_run_has_its_own_replay_buffer(monkeypatch):
+    def collector(rank):
+        return Collector(live_settings(prefill=40), process_of(rank, 2), {"pong": teacher_of()}, {"pong": False}, {})
 
     def share(every, mine):
         every[:] = [mine, mine]
 
     monkeypatch.setattr(torch.distributed, "all_gather_object", share)
-    before = [stage(0), stage(1)]
+    before = [collector(0), collector(1)]
     for each in before:
         each.play_one()
     state = {**before[0].state_dict(), "processes": [each.state_dict()["processes"][0] for each in before]}
     for rank in (0, 1):
-        restored = stage(rank)
+        restored = collector(rank)
         restored.load_state_dict(state)
-        seen = restored.memories["pong"].newest(40).states
-        assert torch.equal(seen, before[rank].memories["pong"].newest(40).states)
-        assert not torch.equal(seen, before[1 - rank].memories["pong"].newest(40).states)
+        seen = restored.buffers["pong"].newest(40).states
+        assert torch.equal(seen, before[rank].buffers["pong"].newest(40).states)
+        assert not torch.equal(seen, before[1 - rank].buffers["pong"].newest(40).states)
 
 
 @pytest.mark.parametrize(("options", "left"), [({}, 3), (LEARNING, 2)])

@@ -16,10 +16,10 @@ from pd_lightning.atari import action_meanings, check_fire
 from pd_lightning.centring import mean_image
 from pd_lightning.episodes import Policy
 from pd_lightning.live.batches import LiveBatches
-from pd_lightning.live.cast import load_teachers, new_learners, new_recorders
-from pd_lightning.live.knobs import Knobs
+from pd_lightning.live.collector import Collector, Process
 from pd_lightning.live.learner import Learner, Lessons
-from pd_lightning.live.stage import Place, Stage
+from pd_lightning.live.parts import load_teachers, new_learners, new_recorders
+from pd_lightning.live.settings import LiveSettings
 from pd_lightning.pqn.learning import refuse_float16
 from pd_lightning.pqn.threads import context_beside
 from pd_lightning.resuming import batches_trained, refuse_changes
@@ -64,7 +64,7 @@ class LiveTeacher(pl.LightningDataModule):
         lessons: how a learning teacher learns.
 
     Raises:
-        ValueError: a knob is out of range.
+        ValueError: a setting is out of range.
         TeacherError: a teacher is missing, broken, or of another game.
     """
 
@@ -92,12 +92,12 @@ class LiveTeacher(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         check_distinct(games)
-        self.knobs = Knobs(
+        self.settings = LiveSettings(
             games=tuple(games), learn=learn, beta=beta, beta_end=beta if beta_end is None else beta_end,
             beta_steps=beta_steps, batch_size=batch_size, fresh=fresh, buffer_size=buffer_size, prefill=prefill,
             parallel=parallel, steps=steps, updates=updates, protocol=protocol, seed=seed, lessons=lessons,
         )  # fmt: skip
-        self.knobs.check()
+        self.settings.check()
         if learn and record_to is not None:
             raise ValueError(
                 f"record_to is {record_to}, but a teacher that learns sees clipped rewards and changes: choose "
@@ -118,7 +118,7 @@ class LiveTeacher(pl.LightningDataModule):
             check_fire(game, "--data.fire")
         self.learners: dict[str, Learner] = {}
         self.scored: dict[str, tuple[float, str, bool]] = {}
-        self.stage: Stage | None = None
+        self.collector: Collector | None = None
 
     # What a student's module and its callbacks ask
 
@@ -127,43 +127,44 @@ class LiveTeacher(pl.LightningDataModule):
         return dict(self.fire)
 
     def statistics(self) -> dict[str, tuple[Tensor, float]]:
-        """Mean image float32 [84, 84] and deviation of what is in memory, both in grey levels.
+        """Mean image float32 [84, 84] and deviation of what is in the replay buffer, both in grey levels.
 
         At first that is the starts of episodes, whose deviation can be far below that of all play (Breakout: 6 to 23).
         """
-        assert self.stage is not None
-        newest = {game: memory.newest(SAMPLE).states[:, -1] for game, memory in self.stage.memories.items()}
+        assert self.collector is not None
+        newest = {game: buffer.newest(SAMPLE).states[:, -1] for game, buffer in self.collector.buffers.items()}
         return {game: mean_image(frames.cpu().numpy() for frames in seen.split(256)) for game, seen in newest.items()}
 
     def teacher_q(self, game: str) -> np.ndarray:
         """What the teacher thinks in a few episodes that it plays for this alone, float32 [S, A].
 
-        Not from memory, which before the first update holds only the starts of episodes.
+        Not from the replay buffer, which before the first update holds only the starts of episodes.
 
         Raises:
             ValueError: it has not learned anything yet.
         """
-        if self.knobs.learn:
+        if self.settings.learn:
             raise ValueError(
                 "temperature is auto, but the teacher is only beginning to learn, and its Q-values will change: choose "
                 "--model.temperature 0.01, or another number"
             )
         rank_zero_info(f"{game}: the teacher plays four episodes, to calibrate the temperature on")
-        return outputs_in_play(self.frozen[game], self.knobs.protocol, self.fire[game])
+        return outputs_in_play(self.frozen[game], self.settings.protocol, self.fire[game])
 
     def unscored_teachers(self, protocol: str) -> dict[str, Policy]:
         """Those whose scores by a protocol are not known: frozen ones once, learning ones always, as they are now."""
-        if self.learners and self.stage is not None:
-            self.stage.settle()
-            return {game: learner.policy(self.stage.place.context) for game, learner in self.learners.items()}
+        if self.learners and self.collector is not None:
+            self.collector.settle()
+            return {game: learner.policy(self.collector.process.context) for game, learner in self.learners.items()}
         known = {game for game, (_, rules, _) in self.scored.items() if rules == protocol}
         return {game: teacher for game, teacher in self.frozen.items() if game not in known}
 
     def steps_learned(self, game: str) -> int:
         """Decisions, over all devices, that a teacher which learns has learned from."""
-        assert self.stage is not None
-        lessons, updates = self.knobs.lessons, self.learners[game].schedule.last_epoch
-        return updates // (lessons.passes * lessons.minibatches) * self.knobs.round_states(self.stage.place.ranks)
+        assert self.collector is not None
+        lessons, updates = self.settings.lessons, self.learners[game].schedule.last_epoch
+        rounds = updates // (lessons.passes * lessons.minibatches)
+        return rounds * self.settings.round_states(self.collector.process.ranks)
 
     def teacher_returns(self, protocol: str, fire: bool = False) -> dict[str, float]:
         """The teachers' newest scores by these rules, which students are compared with."""
@@ -176,45 +177,47 @@ class LiveTeacher(pl.LightningDataModule):
     # What the Trainer asks
 
     def setup(self, stage: str) -> None:
-        """Makes memories and teachers, and plays what the first update needs.
+        """Makes replay buffers and teachers, and plays what the first update needs.
 
         Raises:
             ValueError: what is to be kept does not fit the device's memory, the precision is float16's, or this Trainer
                 has learned from live play before.
         """
         assert self.trainer is not None
-        knobs, trainer = self.knobs, self.trainer
-        check_devices(knobs.batch_size, trainer.world_size)
-        if knobs.learn:
+        settings, trainer = self.settings, self.trainer
+        check_devices(settings.batch_size, trainer.world_size)
+        if settings.learn:
             refuse_float16(trainer)
-        place = Place(trainer.global_rank, trainer.world_size, trainer.strategy.root_device, context_beside(trainer))
+        ranks, context = (trainer.global_rank, trainer.world_size), context_beside(trainer)
+        process = Process(*ranks, trainer.strategy.root_device, context)
         for teacher in self.frozen.values():
-            teacher.to(place.device)
+            teacher.to(process.device)
         if stage != "fit":
             return
-        knobs.check_room(place.device, place.ranks, trainer.num_devices if place.device.type == "cpu" else 1)
+        settings.check_room(process.device, process.ranks, trainer.num_devices if process.device.type == "cpu" else 1)
         if batches_trained(trainer):
             raise ValueError(
                 "this Trainer has learned from live play before, which does not go on in a second fit: make a new "
                 "Trainer, and give its fit the checkpoint (ckpt_path)"
             )
-        if knobs.learn:
-            self.learners = new_learners(knobs, place, self.fire, trainer)
-        recorders = new_recorders(self.record_to, knobs, place, self.fire, self.frozen)
-        self.stage = Stage(knobs, place, self.learners or self.frozen, self.fire, recorders)
-        rank_zero_info(f"live: {knobs.said(place.ranks)}")
+        if settings.learn:
+            self.learners = new_learners(settings, process, self.fire, trainer)
+        recorders = new_recorders(self.record_to, settings, process, self.fire, self.frozen)
+        self.collector = Collector(settings, process, self.learners or self.frozen, self.fire, recorders)
+        rank_zero_info(f"live: {settings.said(process.ranks)}")
         shown = trainer.progress_bar_callback is not None and trainer.is_global_zero
         with Progress(transient=True, disable=not shown) as progress:
-            for _ in progress.track(range(knobs.prefill_rounds(place.ranks)), description="Playing the first states"):
-                self.stage.play_one()
+            rounds = range(settings.prefill_rounds(process.ranks))
+            for _ in progress.track(rounds, description="Playing the first states"):
+                self.collector.play_one()
 
     def train_dataloader(self) -> LiveBatches:
         """Its batches."""
         assert self.trainer is not None
-        assert self.stage is not None
-        # Lightning would say of a run that goes on that its loader does not: its stage does.
+        assert self.collector is not None
+        # Lightning would say of a run that goes on that its loader does not: its collector does.
         warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")
-        return LiveBatches(self.stage, self.trainer)
+        return LiveBatches(self.collector, self.trainer)
 
     def test_dataloader(self) -> list[int]:
         """A batch of nothing: tests are played, but Lightning wants some data."""
@@ -222,27 +225,27 @@ class LiveTeacher(pl.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """What was played and learned, and under which settings."""
-        if self.stage is None:
+        if self.collector is None:
             return {}
-        return {"knobs": self._settings(), "scored": self.scored, "stage": self.stage.state_dict()}
+        return {"settings": self._fixed(), "scored": self.scored, "collector": self.collector.state_dict()}
 
-    def _settings(self) -> dict[str, object]:
+    def _fixed(self) -> dict[str, object]:
         """What a resumed run must have as it was; plain values."""
-        assert self.stage is not None
+        assert self.collector is not None
         teachers = {game: f"{teacher.name} ({teacher.sha256[:12]})" for game, teacher in self.frozen.items()}
-        return {**self.knobs.state_dict(self.stage.place.ranks), "fire": self.fire, "teachers": teachers}
+        return {**self.settings.state_dict(self.collector.process.ranks), "fire": self.fire, "teachers": teachers}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on with memories and teachers as they were; to score a checkpoint, nothing of it is needed.
+        """Goes on with replay buffers and teachers as they were; to score a checkpoint, nothing of it is needed.
 
         Raises:
             ResumeError: a setting is not that of the checkpoint.
         """
-        if self.stage is None or self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
+        if self.collector is None or self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
             return
-        refuse_changes(state_dict.get("knobs", {}), self._settings(), "--data options and teachers")
+        refuse_changes(state_dict.get("settings", {}), self._fixed(), "--data options and teachers")
         self.scored = state_dict["scored"]
-        self.stage.load_state_dict(state_dict["stage"])
+        self.collector.load_state_dict(state_dict["collector"])
 
     def on_exception(self, exception: BaseException) -> None:
         """As after a normal end: Lightning calls `teardown` only then, and what was recorded would be lost."""
@@ -250,5 +253,5 @@ class LiveTeacher(pl.LightningDataModule):
 
     def teardown(self, stage: str) -> None:
         """Waits for the thread, which would else play on."""
-        if self.stage is not None:
-            self.stage.close()
+        if self.collector is not None:
+            self.collector.close()

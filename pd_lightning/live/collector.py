@@ -1,4 +1,4 @@
-"""Where a process plays: its games, its memories, and the thread in which rounds are played ahead of the student."""
+"""Where a process plays: its games, replay buffers, and the thread in which rounds are played ahead of the student."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from lightning_utilities.core.rank_zero import rank_zero_info
 
 from pd_lightning.atari import STACK, named_protocol
 from pd_lightning.episodes import LIVE_SEEDS, Policy
-from pd_lightning.live.knobs import Knobs
 from pd_lightning.live.learner import Learner, LearningPlayer
-from pd_lightning.live.memory import Memory, pack, unpack
 from pd_lightning.live.play import FrozenPlayer, Played, Player
 from pd_lightning.live.recorder import Recorder
+from pd_lightning.live.replay import ReplayBuffer, pack, unpack
+from pd_lightning.live.settings import LiveSettings
 from pd_lightning.pqn.threads import playing_thread
 from pd_lightning.streaming import Batch
 from pd_lightning.teacher import Teacher
@@ -30,8 +30,8 @@ ORDER = 7
 
 
 @dataclass(frozen=True)
-class Place:
-    """What a process is among those of a run.
+class Process:
+    """What this process is among those of a run.
 
     Attributes:
         rank: its number.
@@ -46,34 +46,36 @@ class Place:
     context: Callable[[], AbstractContextManager]
 
 
-class Stage:
+class Collector:
     """Plays rounds and remembers them.
 
     Args:
-        knobs: settings.
-        place: this process.
+        settings: of live play.
+        process: this process.
         teachers: of each game, frozen or learning.
         fire: whether FIRE is pressed, by game.
         recorders: of what is played, by game; may be none.
 
     Attributes:
-        rounds: how many are in memory, or were.
+        rounds: how many are in the buffers, or were.
         began: batches that the run had learned from before it came here; None until the first is asked for.
-        memories: of each game.
+        buffers: of each game.
     """
 
     def __init__(
         self,
-        knobs: Knobs,
-        place: Place,
+        settings: LiveSettings,
+        process: Process,
         teachers: Mapping[str, Teacher | Learner],
         fire: Mapping[str, bool],
         recorders: Mapping[str, Recorder],
     ) -> None:
-        self.knobs, self.place, self.teachers, self._fire, self._recorders = knobs, place, teachers, fire, recorders
+        self.settings, self.process, self.teachers = settings, process, teachers
+        self._fire, self._recorders = fire, recorders
         actions = {game: teacher.actions for game, teacher in teachers.items()}
-        capacity = knobs.capacity(place.ranks)
-        self.memories = {game: Memory(capacity, knobs.parallel, actions[game], place.device) for game in knobs.games}
+        capacity = settings.capacity(process.ranks)
+        shape = capacity, settings.parallel
+        self.buffers = {game: ReplayBuffer(*shape, actions[game], process.device) for game in settings.games}
         self.rounds, self.began = 0, None
         self._players: dict[str, Player] = {}
         self._ahead: Future[dict[str, Played]] | None = None
@@ -81,7 +83,7 @@ class Stage:
         self._cores = torch.get_num_threads()
         # A learning teacher averages its gradients in a thread: not among the collectives of the student. Of two NCCL
         # communicators both would have to be used in one order on all ranks, which threads do not keep.
-        self._group = torch.distributed.new_group(backend="gloo") if knobs.learn and place.ranks > 1 else None
+        self._group = torch.distributed.new_group(backend="gloo") if settings.learn and process.ranks > 1 else None
 
     def play_one(self) -> None:
         """Plays a round and remembers it, at once; the teacher acts.
@@ -97,13 +99,13 @@ class Stage:
             update: its number here, from 0.
             students: gives the student as it is now, as a player of each game.
         """
-        while self.rounds < self.knobs.rounds_due(update, self.place.ranks):
+        while self.rounds < self.settings.rounds_due(update, self.process.ranks):
             if self._ahead is None:
                 self._begin(students)
             assert self._ahead is not None
             self._take(self._ahead.result())
             self._begin(students)
-        return {game: self._batch(game, number, update) for number, game in enumerate(self.knobs.games)}
+        return {game: self._batch(game, number, update) for number, game in enumerate(self.settings.games)}
 
     def settle(self) -> None:
         """Waits until nobody plays, and so nobody learns."""
@@ -124,15 +126,15 @@ class Stage:
 
     def _start(self) -> None:
         """Begins all games, from seeds that follow from the number of rounds before."""
-        knobs, threads = self.knobs, max(self._cores // 2, 1)
+        settings, threads = self.settings, max(self._cores // 2, 1)
         for number, (game, teacher) in enumerate(self.teachers.items()):
-            key, shape = (knobs.seed, number, self.place.rank, self.rounds), (knobs.parallel, knobs.steps)
+            key, shape = (settings.seed, number, self.process.rank, self.rounds), (settings.parallel, settings.steps)
             if isinstance(teacher, Learner):
                 self._players[game] = LearningPlayer(
-                    teacher, *shape, self._fire[game], key, threads, self.place.context, self._group
+                    teacher, *shape, self._fire[game], key, threads, self.process.context, self._group
                 )
             else:
-                rules = named_protocol(knobs.protocol)
+                rules = named_protocol(settings.protocol)
                 self._players[game] = FrozenPlayer(teacher, *shape, rules, self._fire[game], key, threads)
 
     def _round(self, students: Mapping[str, Policy] | None, beta: float) -> dict[str, Played]:
@@ -142,26 +144,26 @@ class Stage:
         played = {}
         for game, player in self._players.items():
             if isinstance(player, LearningPlayer):
-                player.epsilon = self.knobs.epsilon(self.rounds, self.place.ranks)
+                player.epsilon = self.settings.epsilon(self.rounds, self.process.ranks)
             played[game] = player.play(None if students is None else students[game], beta)
             if game in self._recorders:
                 self._recorders[game].add(played[game])
         return played
 
     def _take(self, played: Mapping[str, Played]) -> None:
-        """Puts a round into memory."""
+        """Puts a round into the buffers."""
         for game, part in played.items():
-            self.memories[game].add(part.states, part.q)
+            self.buffers[game].add(part.states, part.q)
         self.rounds += 1
 
     def _begin(self, students: Callable[[], Mapping[str, Policy]]) -> None:
         """Has the next round played in the thread."""
         if self._thread is None:
             self._thread = playing_thread()
-            if self.place.device.type == "cpu":  # threads that wait for each other lose most to one who disturbs them
-                left = self._cores // 2 if self.knobs.learn else self._cores - 1
+            if self.process.device.type == "cpu":  # threads that wait for each other lose most to one who disturbs them
+                left = self._cores // 2 if self.settings.learn else self._cores - 1
                 torch.set_num_threads(max(left, 1))
-        beta = self.knobs.beta_at(self.rounds, self.place.ranks)
+        beta = self.settings.beta_at(self.rounds, self.process.ranks)
         self._ahead = self._thread.submit(self._write_and_play, students() if beta < 1 else None, beta)
 
     def _write_and_play(self, students: Mapping[str, Policy] | None, beta: float) -> dict[str, Played]:
@@ -172,20 +174,20 @@ class Stage:
         return self._round(students, beta)
 
     def _batch(self, game: str, number: int, update: int) -> Batch:
-        """States of a memory, each at most once, that follow from seed, rank and update alone."""
-        memory, size = self.memories[game], self.knobs.batch_size // self.place.ranks
-        dice = np.random.default_rng([LIVE_SEEDS, self.knobs.seed, number, self.place.rank, update, ORDER])
-        return memory.batch(dice.choice(len(memory), size, replace=False, shuffle=False))
+        """States of a buffer, each at most once, that follow from seed, rank and update alone."""
+        buffer, size = self.buffers[game], self.settings.batch_size // self.process.ranks
+        dice = np.random.default_rng([LIVE_SEEDS, self.settings.seed, number, self.process.rank, update, ORDER])
+        return buffer.batch(dice.choice(len(buffer), size, replace=False, shuffle=False))
 
     def state_dict(self) -> dict[str, Any]:
-        """Memories of all processes, teachers that learn, how many rounds were played; games begin anew afterwards."""
+        """Replay buffers of all processes, learning teachers, how many rounds were played; games begin anew after it."""
         ahead = None
         if self._ahead is not None:
             ahead = {game: {"states": pack(part.states), "q": part.q} for game, part in self._ahead.result().items()}
-        mine = {"memories": {game: memory.state_dict() for game, memory in self.memories.items()}, "ahead": ahead}
+        mine = {"buffers": {game: buffer.state_dict() for game, buffer in self.buffers.items()}, "ahead": ahead}
         every: list[Any] = [mine]
-        if self.place.ranks > 1:
-            every = [None] * self.place.ranks
+        if self.process.ranks > 1:
+            every = [None] * self.process.ranks
             torch.distributed.all_gather_object(every, mine)
         learners = {game: each for game, each in self.teachers.items() if isinstance(each, Learner)}
         return {
@@ -199,9 +201,9 @@ class Stage:
         """As it was saved."""
         self.settle()  # a search for a learning rate has played and taught
         self._ahead = None
-        mine = state["processes"][self.place.rank]
-        for game, memory in self.memories.items():
-            memory.load_state_dict(mine["memories"][game])
+        mine = state["processes"][self.process.rank]
+        for game, buffer in self.buffers.items():
+            buffer.load_state_dict(mine["buffers"][game])
         for game, teacher in self.teachers.items():
             if isinstance(teacher, Learner):
                 teacher.load_state_dict(state["learners"][game])
@@ -209,7 +211,7 @@ class Stage:
         for recorder in self._recorders.values():
             recorder.forget()
         if mine["ahead"]:
-            shape = (self.knobs.steps, self.knobs.parallel, STACK, 84, 84)
+            shape = (self.settings.steps, self.settings.parallel, STACK, 84, 84)
             self._ahead = Future()
             self._ahead.set_result(
                 {game: Played(unpack(each["states"], shape), each["q"]) for game, each in mine["ahead"].items()}

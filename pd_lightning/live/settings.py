@@ -10,13 +10,13 @@ import torch
 from pd_lightning.atari import check_game, named_protocol
 from pd_lightning.bounds import check_at_least
 from pd_lightning.live.learner import Lessons
-from pd_lightning.live.memory import STATE_BYTES
+from pd_lightning.live.replay import STATE_BYTES
 from pd_lightning.machine import available_memory
 from pd_lightning.pqn.games import check_learning, linear
 
 
 @dataclass(frozen=True)
-class Knobs:
+class LiveSettings:
     """Settings of `pd_lightning.live.LiveTeacher`, which explains them."""
 
     games: tuple[str, ...]
@@ -43,7 +43,7 @@ class Knobs:
         return f"{who}; the newest {self.kept(ranks):,} states of {', '.join(self.games)} are kept"
 
     def check(self) -> None:
-        """Raises a ValueError that names the first knob that makes no sense."""
+        """Raises a ValueError that names the first that makes no sense."""
         for game in self.games:
             check_game(game)
         named_protocol(self.protocol)

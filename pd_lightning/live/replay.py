@@ -31,7 +31,7 @@ def unpack(packed: Tensor, shape: Sequence[int]) -> Tensor:
     return torch.frombuffer(bytearray(frames), dtype=torch.uint8).view(*shape)
 
 
-class Memory:
+class ReplayBuffer:
     """States of n games that were played side by side, each frame once.
 
     A state is the frames of this step and of the three before it, but for those that the emulator showed as black:

@@ -1,4 +1,4 @@
-"""Who is on stage: teachers from files, teachers that learn, and who writes what is played."""
+"""What a collector is made of: teachers from files, teachers that learn, and who writes what is played."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytorch_lightning as pl
 
 from pd_lightning.atari import action_meanings, named_protocol
 from pd_lightning.centring import mean_image
-from pd_lightning.live.knobs import Knobs
+from pd_lightning.live.collector import Process
 from pd_lightning.live.learner import Learner
 from pd_lightning.live.recorder import Recorder
-from pd_lightning.live.stage import Place
+from pd_lightning.live.settings import LiveSettings
 from pd_lightning.pqn.games import random_play
 from pd_lightning.recording import header_of
 from pd_lightning.teacher import Teacher, TeacherError, load_teacher
@@ -44,35 +44,41 @@ def load_teachers(games: Sequence[str], root: str, files: Mapping[str, str]) -> 
     return {game: load_teacher(path, game) for game, path in paths.items()}
 
 
-def new_learners(knobs: Knobs, place: Place, fire: Mapping[str, bool], trainer: pl.Trainer) -> dict[str, Learner]:
+def new_learners(
+    settings: LiveSettings, process: Process, fire: Mapping[str, bool], trainer: pl.Trainer
+) -> dict[str, Learner]:
     """A teacher of each game that begins to learn, its input centred on random play: it knows nothing.
 
     Args:
-        knobs: settings.
-        place: this process.
+        settings: of live play.
+        process: this process.
         fire: whether FIRE is pressed, by game.
         trainer: of the run, over which their learning rate falls.
     """
-    rounds = knobs.rounds_due(total_updates(trainer, knobs.updates), place.ranks)
+    rounds = settings.rounds_due(total_updates(trainer, settings.updates), process.ranks)
     learners = {}
-    for number, game in enumerate(knobs.games):
-        actions, seed = len(action_meanings(game)), knobs.seed + number
-        learners[game] = Learner(game, actions, knobs.lessons, rounds, seed, place.device)
-        seen = random_play(game, knobs.parallel, fire[game], knobs.seed)
+    for number, game in enumerate(settings.games):
+        actions, seed = len(action_meanings(game)), settings.seed + number
+        learners[game] = Learner(game, actions, settings.lessons, rounds, seed, process.device)
+        seen = random_play(game, settings.parallel, fire[game], settings.seed)
         learners[game].network.centre(game, *mean_image(seen))
     return learners
 
 
 def new_recorders(
-    folder: str | None, knobs: Knobs, place: Place, fire: Mapping[str, bool], teachers: Mapping[str, Teacher]
+    folder: str | None,
+    settings: LiveSettings,
+    process: Process,
+    fire: Mapping[str, bool],
+    teachers: Mapping[str, Teacher],
 ) -> dict[str, Recorder]:
     """Who writes what is played of each game into a folder of datasets; nobody, if there is none."""
     if folder is None:
         return {}
-    rules, found = named_protocol(knobs.protocol), {}
+    rules, found = named_protocol(settings.protocol), {}
     for game, teacher in teachers.items():
-        header = replace(header_of(teacher, rules, knobs.parallel, knobs.seed, fire[game]), player="both")
-        found[game] = Recorder(Path(folder) / game, header, place.rank, place.ranks)
+        header = replace(header_of(teacher, rules, settings.parallel, settings.seed, fire[game]), player="both")
+        found[game] = Recorder(Path(folder) / game, header, process.rank, process.ranks)
     return found
 
 
