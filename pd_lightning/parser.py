@@ -99,15 +99,15 @@ def with_settings_of_run(words: list[str]) -> list[str]:
     Only of runs in the folder of logs: a configuration names classes, and a checkpoint from elsewhere brings no code.
     """
     command = next((place for place, word in enumerate(words) if word in SUBCOMMANDS), len(words) - 1)
-    asked = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    asked = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for option in ("--ckpt_path", "--trainer.default_root_dir"):
         asked.add_argument(option)
     asked.add_argument("--config", "-c", action="append")
-    given, _ = asked.parse_known_args(words[command + 1 :])
-    if words[command : command + 1] in ([], ["fit"]) or given.config or not given.ckpt_path:
-        return words
-    logs = Path(vars(given)["trainer.default_root_dir"] or ".") / NAME
-    with contextlib.suppress(CheckpointError):  # is said when all options are known
+    with contextlib.suppress(CheckpointError, argparse.ArgumentError):  # is said when all options are known
+        given, _ = asked.parse_known_args(words[command + 1 :])
+        if words[command : command + 1] in ([], ["fit"]) or given.config or not given.ckpt_path:
+            return words
+        logs = Path(vars(given)["trainer.default_root_dir"] or ".") / NAME
         path = find_checkpoint(given.ckpt_path, [*logs.glob("*/checkpoints")])
         settings = path.parent.parent / "config.yaml"
         if settings.is_file() and settings.resolve().is_relative_to(logs.resolve()):

@@ -180,7 +180,7 @@ class Collector:
         return buffer.batch(dice.choice(len(buffer), size, replace=False, shuffle=False))
 
     def state_dict(self) -> dict[str, Any]:
-        """Replay buffers of all processes, learning teachers, how many rounds were played; games begin anew after it."""
+        """Replay buffers of all processes, learning teachers, how many rounds were played; games begin anew then."""
         ahead = None
         if self._ahead is not None:
             ahead = {game: {"states": pack(part.states), "q": part.q} for game, part in self._ahead.result().items()}
