@@ -119,4 +119,5 @@ def test_every_setting_of_a_preset_has_its_reason_beside_it(file):
 
 def test_presets_are_packed_with_the_package():
     project = (Path(__file__).parent.parent / "pyproject.toml").read_text()
-    assert 'pd_lightning = ["presets/*.yaml"]' in project
+    assert 'pd_lightning = ["presets/*.yaml", "py.typed"]' in project  # and what says that it is typed
+    assert (PRESETS.parent / "py.typed").is_file()
