@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pd_lightning.atari import check_game
 from pd_lightning.blocks import BLOCK, ShardError
-from pd_lightning.machine import usual_room
+from pd_lightning.machine import sharing, usual_room
 from pd_lightning.recorded import frame_statistics, left_out, open_game, returns_of_teacher
 from pd_lightning.remote import local_root
 from pd_lightning.resuming import ResumeError, batches_trained, refuse_changes, refuse_other_devices
@@ -198,7 +198,7 @@ class TeacherDatasets(pl.LightningDataModule):
         """Bytes for decoded frames on this device: the same on all of them, else they would shuffle differently."""
         if self.memory is not None:
             return int(self.memory * 2**30)
-        neighbours = self._host.num_devices if self._device.type == "cpu" else 1
+        neighbours = sharing(self._device, self._host.num_devices)
         return self._host.strategy.broadcast(usual_room(self._device, neighbours))
 
     @property

@@ -69,14 +69,14 @@ def _played(
 ) -> Iterator[np.ndarray]:
     screen = build(game, 1, rules, fire=fire, picture=True)
     picture, _ = screen.reset(seed=np.array([seed]))
-    total, shown, count = 0.0, picture[0, -1], 0
+    total, count, shown = 0.0, 0, caption(picture[0, -1], title)
     for moment, _ in zip(moments(policy, game, [seed], rules, parallel=1, fire=fire), range(steps), strict=False):
-        shown, count = picture[0, -1].copy(), count + 1
-        yield caption(shown, f"{title} {total:+.0f}" if total else title)
+        count, shown = count + 1, caption(picture[0, -1], f"{title} {total:+.0f}" if total else title)
+        yield shown
         picture, _, _, _, _ = screen.step(moment.actions)
         total += float(moment.rewards[0])
     if count < steps:  # the emulator has started anew: the last picture, with the final return
-        yield caption(shown, f"{title} {total:+.0f}")
+        yield caption(shown[CAPTION:], f"{title} {total:+.0f}")
 
 
 def caption(picture: np.ndarray, text: str) -> np.ndarray:

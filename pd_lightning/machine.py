@@ -65,6 +65,11 @@ def available_memory(device: torch.device | str) -> int:
     return max(0, min([psutil.virtual_memory().available, *_within_limits(Path("/sys/fs/cgroup"))]))
 
 
+def sharing(device: torch.device, devices: int) -> int:
+    """How many of a machine's `devices` of this kind lie in one memory: of CPU processes all, a GPU has its own."""
+    return devices if device.type == "cpu" else 1
+
+
 def usual_room(device: torch.device | str, neighbours: int = 1) -> int:
     """Bytes for decoded frames unless they are given: half of what is free, shared by the devices of a machine.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -48,21 +49,13 @@ class Film(Callback):
         if self.enabled and trainer.is_global_zero and folder:
             for game, policy in pl_module.policies().items():  # pyright: ignore[reportCallIssue]
                 rules = {"protocol": self.protocol, "fire": fire_rule(trainer, game, self.fire)}
-                beginning: list[np.ndarray] = []
                 with playing(trainer, pl_module):
                     pictures = film(policy, game, self.seed, **rules, steps=self.steps, title=game)
-                    write_mp4(folder / f"{game}.mp4", noting(beginning, pictures))
+                    beginning = list(itertools.islice(pictures, BEGINNING))
+                    write_mp4(folder / f"{game}.mp4", itertools.chain(beginning, pictures))
                 self.paths.append(folder / f"{game}.mp4")
                 show_in_tensorboard(trainer, f"film/{game}", beginning)
         trainer.strategy.barrier("film")
-
-
-def noting(beginning: list[np.ndarray], pictures: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """Pictures as they come, of which the first go into a list too."""
-    for picture in pictures:
-        if len(beginning) < BEGINNING:
-            beginning.append(picture)
-        yield picture
 
 
 def show_in_tensorboard(trainer: pl.Trainer, tag: str, pictures: Sequence[np.ndarray]) -> None:

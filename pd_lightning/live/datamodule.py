@@ -20,6 +20,7 @@ from pd_lightning.live.collector import Collector, Process
 from pd_lightning.live.learner import Learner, Lessons
 from pd_lightning.live.parts import load_teachers, new_learners, new_recorders
 from pd_lightning.live.settings import LiveSettings
+from pd_lightning.machine import sharing
 from pd_lightning.pqn.learning import refuse_float16
 from pd_lightning.pqn.threads import context_beside
 from pd_lightning.resuming import batches_trained, refuse_changes
@@ -194,7 +195,7 @@ class LiveTeacher(pl.LightningDataModule):
             teacher.to(process.device)
         if stage != "fit":
             return
-        settings.check_room(process.device, process.ranks, trainer.num_devices if process.device.type == "cpu" else 1)
+        settings.check_room(process.device, process.ranks, sharing(process.device, trainer.num_devices))
         if batches_trained(trainer):
             raise ValueError(
                 "this Trainer has learned from live play before, which does not go on in a second fit: make a new "
