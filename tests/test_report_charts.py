@@ -44,10 +44,18 @@ def test_around_a_curve_is_what_lies_between_its_runs_or_one_runs_interval():
     assert {(0, 2), (0, 7), (10, 5)} <= set(map(tuple, np.asarray(band.get_paths()[0].vertices)))
     np.testing.assert_array_equal(axes["two"].lines[0].get_ydata(), [4.5, 5])
     alone = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
-    charts.draw(axes["one"], [{0: alone}], color="k")
+    charts.draw(axes["one"], [{0: alone, 10: alone}], color="k")
     (band,) = axes["one"].collections
     low, high = stats.t.interval(0.95, 4, 3, stats.sem(alone))
     assert np.unique(np.asarray(band.get_paths()[0].vertices)[:, 1]) == pytest.approx([low, high])
+
+
+def test_what_was_scored_once_has_a_bar_as_an_area_without_a_width_is_not_seen():
+    _, axes = figure_of(["pong"])
+    charts.draw(axes["pong"], [{5: np.array([1.0, 3.0])}, {5: np.array([6.0, 8.0])}], color="k")
+    (bar,) = axes["pong"].collections
+    np.testing.assert_array_equal(bar.get_segments(), [[(5, 2), (5, 7)]])
+    assert all(bar.get_linewidth() > 0)
 
 
 def test_a_teacher_that_only_some_students_had_is_called_by_whose_it_is(tmp_path):

@@ -42,7 +42,10 @@ def draw(axis: Axes, curves: Sequence[dict[int, np.ndarray]], **style: Any) -> N
     if len(curves) == 1:
         enough = [curves[0][update] if len(curves[0][update]) >= FEWEST else () for update in updates]
         low, high = np.array([interval(values) for values in enough]).T
-    axis.fill_between(updates, low, high, color=style["color"], alpha=0.15, linewidth=0)
+    if len(updates) == 1:  # an area without a width would not be seen
+        axis.vlines(updates, low, high, color=style["color"], alpha=0.5)
+    else:
+        axis.fill_between(updates, low, high, color=style["color"], alpha=0.15, linewidth=0)
 
 
 def learning_curves(runs: Sequence[Run], measures: Measures, path: Path) -> Path:
@@ -71,7 +74,7 @@ def learning_curves(runs: Sequence[Run], measures: Measures, path: Path) -> Path
         axis.set_xlabel("updates", fontsize=8)
         axis.set_ylabel("mean return", fontsize=8)
     return finish(
-        figure, axes, path, "Shaded: from the least to the most of the runs; of a single run, the 95% interval."
+        figure, axes, path, "Shaded, or a bar: from the least to the most of the runs; of a single run, the 95% interval."
     )
 
 
