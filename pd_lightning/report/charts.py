@@ -74,7 +74,7 @@ def learning_curves(runs: Sequence[Run], measures: Measures, path: Path) -> Path
         axis.set_xlabel("updates", fontsize=8)
         axis.set_ylabel("mean return", fontsize=8)
     return finish(
-        figure, axes, path, "Shaded, or a bar: from the least to the most of the runs; of a single run, the 95% interval."
+        figure, axes, path, "Shaded, or a bar: from the least to the most of runs; of a single run, the 95% interval."
     )
 
 
