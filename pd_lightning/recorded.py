@@ -33,8 +33,9 @@ def open_game(folder: Path, game: str, allow_mixed: bool) -> list[Shard]:
     known: dict[bytes, Path] = {}
     for shard in shards:
         path = Path(shard.path)
-        if (twin := known.setdefault(shard.checksums.tobytes(), path)) != path:  # its digest knows of its number too
-            raise ShardError(f"{path}: holds the same play as {twin.name}; delete one of them")
+        for episode, play in enumerate(shard.plays()):
+            if (twin := known.setdefault(play, path)) != path:
+                raise ShardError(f"{path}: holds the same play as {twin.name} (episode {episode}); delete one of them")
         if shard.header.game != game:
             raise ShardError(
                 f"{shard.path}: game is {shard.header.game!r}, its folder's is {game!r}; move it to another folder"

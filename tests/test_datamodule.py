@@ -171,7 +171,7 @@ def test_the_play_of_several_teachers_is_nobodys_score(copy, changes):
 @pytest.mark.parametrize("number", [0, 7])  # as it says of itself: a repeated recording counts on
 def test_the_same_play_twice_is_refused_because_it_would_be_learned_and_held_out(copy, number):
     rewritten(copy / "pong" / "0007.h5", brighter=0, shard=number)
-    with pytest.raises(ShardError, match=r"0007\.h5: holds the same play as 0000\.h5; delete one"):
+    with pytest.raises(ShardError, match=r"0007\.h5: holds the same play as 0000\.h5 \(episode 0\); delete one"):
         TeacherDatasets(str(copy), allow_mixed=True)
 
 

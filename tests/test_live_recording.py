@@ -8,7 +8,7 @@ import pytest
 import yaml
 from conftest import quiet_trainer, short_play
 from pytorch_lightning.callbacks import ModelCheckpoint
-from staging import SHORT, live, run, student
+from staging import SHORT, live, run, student, teacher_of
 
 from pd_lightning.atari import PROTOCOLS
 from pd_lightning.blocks import Shard, ShardError
@@ -19,6 +19,7 @@ from pd_lightning.live import Lessons, LiveTeacher, recorder
 from pd_lightning.live.play import FrozenPlayer
 from pd_lightning.live.recorder import Episode, Recorder
 from pd_lightning.pqn import PQN, ParallelPlay
+from pd_lightning.recorded import open_game
 from pd_lightning.recording import header_of
 from pd_lightning.recording.shards import check_same
 
@@ -54,7 +55,7 @@ def test_what_was_played_is_written_in_whole_episodes(teachers, tmp_path, monkey
 
 
 def test_what_is_played_before_a_checkpoint_is_loaded_is_not_recorded_again(teachers, tmp_path, monkeypatch):
-    monkeypatch.setitem(PROTOCOLS, "short", SHORT)
+    monkeypatch.setitem(PROTOCOLS, "short", replace(SHORT, epsilon=0.3))  # few starts, so chance must tell them apart
     monkeypatch.setattr(recorder, "STEPS_PER_HOUR", 300)
     saved = ModelCheckpoint(tmp_path, save_top_k=-1, every_n_train_steps=5)
     long = {"protocol": "short", "record_to": str(tmp_path), "prefill": 600, "buffer_size": 600}
@@ -82,6 +83,26 @@ def test_a_resumed_run_records_no_episode_that_began_before(teachers, tmp_path, 
         lengths
     )  # the first states, played anew before the checkpoint is read, are 10
     assert len(lengths) >= 4
+
+
+def test_a_second_run_with_the_same_seed_records_other_episodes(teachers, tmp_path, monkeypatch):
+    monkeypatch.setitem(PROTOCOLS, "short", replace(SHORT, epsilon=0.3))
+    for updates in (13, 23):
+        run(live(teachers, protocol="short", record_to=str(tmp_path), steps=10, fresh=4.0), updates)
+    plays = [play for shard in open_game(tmp_path / "pong", "pong", allow_mixed=False) for play in shard.plays()]
+    assert len(set(plays)) == len(plays) >= 20
+
+
+def test_an_episode_that_a_longer_recording_repeats_is_found(tmp_path):
+    teacher, rules = teacher_of(), replace(SHORT, frame_limit=160)
+    for rounds in (12, 24):
+        player = FrozenPlayer(teacher, 2, 8, rules, False, (0,), 1)
+        recorder = Recorder(tmp_path / "pong", header_of(teacher, rules, 2, 0, False))
+        for _ in range(rounds):
+            recorder.add(player.play(None, 1.0))
+        recorder.flush()
+    with pytest.raises(ShardError, match=r"0001\.h5: holds the same play as 0000\.h5 \(episode 0\); delete one"):
+        open_game(tmp_path / "pong", "pong", allow_mixed=True)
 
 
 def test_what_was_recorded_is_written_when_a_run_is_interrupted(teachers, tmp_path, monkeypatch):
@@ -132,7 +153,7 @@ def test_two_runs_that_record_into_one_folder_do_not_stop_each_other(teachers, t
 
 
 def test_two_processes_that_record_never_take_one_number_whatever_is_there(teachers, tmp_path, monkeypatch):
-    monkeypatch.setattr(Recorder, "_write", lambda self: (self.folder / shard_name(self._number)).touch(exist_ok=False))
+    monkeypatch.setattr(Recorder, "_write", lambda self: (self.folder / shard_name(self.number)).touch(exist_ok=False))
     for there in range(5):
         folder = tmp_path / str(there)
         folder.mkdir()

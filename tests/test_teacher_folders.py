@@ -92,12 +92,42 @@ def test_the_settings_of_rl_zoo_beside_a_zip_are_accepted(saved, folder):
     ("batch_size\n    - 32", "a\n    - [", r"not the settings of RL Zoo"),
     ("batch_size\n    - 32", "a\n    - &a [x]\n  - - b\n    - [*a]", r"not the settings .*refers to another"),
     ("batch_size\n    - 32", "a\n    - " + "[" * 5000, r"not the settings of RL Zoo"),
+    ("batch_size\n    - 32", "env_kwargs\n    - {frameskip: 3}", r"env_kwargs' frameskip is 3, allowed is 1"),
+    ("batch_size\n    - 32", "env_kwargs\n    - {mode: 1}", r"env_kwargs' mode is 1, allowed is 0"),
+    ("batch_size\n    - 32", "env_kwargs\n    - {repeat_action_probability: 0.25}", r"env_kwargs' repeat_action_prob"),
+    ("batch_size\n    - 32", "env_kwargs\n    - dict(frameskip=3)", r"env_kwargs is 'dict\(frameskip=3\)', allowed is"),
 ])  # fmt: skip
 def test_settings_of_rl_zoo_that_mean_other_states_are_refused(saved, old, new, complaint):
     assert old in CONFIG
     (saved.parent / "config.yml").write_text(CONFIG.replace(old, new))
     with pytest.raises(TeacherError, match=r"config\.yml: " + complaint):
         load_teacher(saved, "pong")
+
+
+ENVIRONMENTS = {
+    "ALE/Pong-v5": "frameskip of ALE/Pong-v5 is 4, allowed is 1|repeat_action_probability of ALE/Pong-v5 is 0.25",
+    "PongDeterministic-v4": "frameskip of PongDeterministic-v4 is 4, allowed is 1",
+    "Pong-v4": "frameskip of Pong-v4 is '2 to 4', allowed is 1",
+    "PongNoFrameskip-v0": "repeat_action_probability of PongNoFrameskip-v0 is 0.25, allowed is 0.0",
+}
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_an_environment_that_shows_other_states_than_the_agents_wrapper_expects_is_refused(saved, tmp_path, name):
+    (saved.parent / "args.yml").write_text(ARGS.replace("PongNoFrameskip-v4", name))
+    with pytest.raises(TeacherError, match=rf"args\.yml: ({ENVIRONMENTS[name]})"):
+        load_teacher(saved)
+    path = CleanRL(6, atoms=51).save(tmp_path / "c51_atari.cleanrl_model", name)
+    with pytest.raises(TeacherError, match=rf"cleanrl_model: ({ENVIRONMENTS[name]})"):
+        load_teacher(path)
+
+
+@pytest.mark.parametrize("file", ["args.yml", "config.yml"])
+def test_an_environment_whose_options_make_it_the_usual_one_is_accepted(saved, file):
+    options = "  - - env_kwargs\n    - {frameskip: 1, repeat_action_probability: 0.0, mode: null, render_mode: rgb_array}\n"
+    for name, text in {"args.yml": ARGS.replace("PongNoFrameskip-v4", "ALE/Pong-v5"), "config.yml": CONFIG}.items():
+        (saved.parent / name).write_text(text + options * (name == file))
+    assert load_teacher(saved).game == "pong"
 
 
 def test_a_file_of_that_name_that_is_not_rl_zoos_is_left_alone(saved):

@@ -125,10 +125,15 @@ class Collector:
         self._recorders = {}
 
     def _start(self) -> None:
-        """Begins all games, from seeds that follow from the number of rounds before."""
+        """Begins all games, from seeds that follow from the number of rounds before.
+
+        Where play is recorded, from what lies there too: else another run of the same seed would record the same.
+        """
         settings, threads = self.settings, max(self._cores // 2, 1)
         for number, (game, teacher) in enumerate(self.teachers.items()):
             key, shape = (settings.seed, number, self.process.rank, self.rounds), (settings.parallel, settings.steps)
+            if game in self._recorders:
+                key = *key, self._recorders[game].number
             if isinstance(teacher, Learner):
                 self._players[game] = LearningPlayer(
                     teacher, *shape, self._fire[game], key, threads, self.process.context, self._group

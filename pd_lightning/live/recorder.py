@@ -29,6 +29,7 @@ class Recorder:
 
     Attributes:
         episodes: that were written.
+        number: of the next shard, if nobody takes it meanwhile.
 
     Args:
         folder: the game's.
@@ -47,7 +48,7 @@ class Recorder:
         except OSError as error:
             raise ShardError(f"{folder}: {error.strerror}; choose another --data.record_to") from None
         taken = [int(path.stem) for path in numbered(folder)]
-        self._number = (max(taken, default=-1) // ranks + 1) * ranks + rank
+        self.number = (max(taken, default=-1) // ranks + 1) * ranks + rank
         self._ranks, self.episodes = ranks, 0
         self._packer, self._unpacker = zstandard.ZstdCompressor(3), zstandard.ZstdDecompressor()
         self.forget()
@@ -101,16 +102,16 @@ class Recorder:
                 path = self._write()
                 break
             except ShardTaken:  # by another run, meanwhile
-                self._number += self._ranks
-        self._number += self._ranks
+                self.number += self._ranks
+        self.number += self._ranks
         self.episodes += len(self._done)
         self._done, self._steps = [], 0
         return path
 
     def _write(self) -> Path:
-        path = self.folder / shard_name(self._number)
+        path = self.folder / shard_name(self.number)
         # The goal is what was played: a recording with the same settings does not take it for one of its own hours.
-        with ShardWriter(path, replace(self.header, shard=self._number, steps_goal=self._steps)) as writer:
+        with ShardWriter(path, replace(self.header, shard=self.number, steps_goal=self._steps)) as writer:
             for number, episode in enumerate(self._done):
                 for packed, q, actions, rewards in episode.blocks:
                     shape = (len(actions) + STACK - 1, *CHUNK[1:])

@@ -88,7 +88,9 @@ def _read(file: Path, game: str | None) -> Teacher:
     if isinstance(content, Mapping) and own.is_checkpoint(content):
         return own.from_checkpoint(content, file, game)
     if isinstance(content, Mapping) and cleanrl.is_model(content):
-        game = zoo.settle_game(file, game, cleanrl.environment_of(content))
+        environment = cleanrl.environment_of(content)
+        zoo.check_environment(file, environment or "")
+        game = zoo.settle_game(file, game, environment)
         network, script = cleanrl.build_model(content, game, len(_meanings(file, game)), file)
         return _trained_with_fire(network, file, {"format": f"CleanRL {script}"})
     if isinstance(content, Mapping) and is_policy(content):
@@ -140,7 +142,7 @@ def _from_policy(state: Any, data: dict[str, Any], file: Path, game: str | None)
     """The teacher that a policy of Stable-Baselines3 is."""
     if not isinstance(state, Mapping):
         raise TeacherError(f"{file}: policy.pth is {type(state).__name__}, allowed is a state dict; save it again")
-    zoo.check_settings(*zoo.read_settings(file, "config.yml"))
+    zoo.check_settings(file)
     game = zoo.settle_game(file, game)
     network, algorithm, outputs = build_policy(state, data, game, len(_meanings(file, game)), file)
     return _trained_with_fire(network, file, {"format": f"Stable-Baselines3 {algorithm}"}, outputs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,10 @@ _LIMIT = 64 * 2**10
 _WRAPPER = "stable_baselines3.common.atari_wrappers.AtariWrapper"
 _WRAPPER_OPTIONS = {"frame_skip": FRAME_SKIP, "screen_size": 84, "action_repeat_probability": 0.0}
 """What AtariWrapper must not have changed."""
+_OPTIONS = {"frameskip": 1, "repeat_action_probability": 0.0, "mode": 0, "difficulty": 0, "obs_type": "rgb",
+            "full_action_space": False, "continuous": False}  # fmt: skip
+"""Options of gymnasium's Atari environments, as AtariWrapper and its like expect them: they skip frames themselves."""
+_ENVIRONMENT = re.compile(r"(Deterministic|NoFrameskip)?-v(\d)")
 
 
 class _Settings(yaml.SafeLoader):
@@ -63,18 +67,55 @@ def read_settings(file: Path, name: str) -> tuple[Path, dict[str, Any]]:
     return file, {}
 
 
-def check_settings(path: Path, settings: Mapping[str, Any]) -> None:
-    """Refuses a training whose agent saw other states than the emulator here shows.
+def check_settings(file: Path) -> None:
+    """Refuses a teacher whose settings of RL Zoo, if there are any, mean other states than the emulator here shows.
 
     Raises:
-        TeacherError: names the field, its value, and what was allowed.
+        TeacherError: names the file, the field, its value, and what was allowed.
     """
-    for name, value, allowed in _facts(settings):
+    path, settings = read_settings(file, "config.yml")
+    _refuse(path, _facts(settings))
+    _refuse(path, _options(settings.get("env_kwargs")))
+    path, arguments = read_settings(file, "args.yml")
+    _refuse(path, _options(arguments.get("env_kwargs")))
+    given = [said for said in (settings.get("env_kwargs"), arguments.get("env_kwargs")) if said]
+    check_environment(path, str(arguments.get("env") or ""), {key for said in given for key in said})
+
+
+def check_environment(path: Path, name: str, settled: Collection[str] = ()) -> None:
+    """Refuses an environment that skips frames itself, before the agent's wrapper does, or repeats actions by chance.
+
+    Args:
+        path: what names it.
+        name: of an Atari environment of gymnasium; any other says nothing.
+        settled: the options that the training gave it, and that were found to be right.
+
+    Raises:
+        TeacherError: names the file, the field, its value, and what was allowed.
+    """
+    if game_of(name) and (match := _ENVIRONMENT.search(name)):
+        kind, version = match.groups()
+        skip = {"NoFrameskip": 1, "Deterministic": 4}.get(kind, 4 if version == "5" else "2 to 4")
+        facts = {"frameskip": (skip, 1), "repeat_action_probability": (0.0 if version == "4" else 0.25, 0.0)}
+        _refuse(path, [(f"{key} of {name}", *fact) for key, fact in facts.items() if key not in settled])
+
+
+def _refuse(path: Path, facts: Iterable[tuple[str, Any, Any]]) -> None:
+    """Raises a TeacherError for the first of (name, value, what is allowed) that differ."""
+    for name, value, allowed in facts:
         if value != allowed:
             raise TeacherError(
                 f"{path}: {name} is {value!r}, allowed is {allowed!r}; states would differ from those it was trained "
                 "on: choose another teacher"
             )
+
+
+def _options(given: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Options of the environment that change what is seen, or which actions there are; None leaves one as it is."""
+    if given and not isinstance(given, Mapping):
+        yield "env_kwargs", given, None
+    for key in _OPTIONS.keys() & (given or {}):
+        yield f"env_kwargs' {key}", _OPTIONS[key] if given[key] is None else given[key], _OPTIONS[key]
 
 
 def _facts(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
