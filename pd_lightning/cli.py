@@ -127,8 +127,9 @@ class DistillationCLI(LightningCLI):
         if trainer.get("enable_checkpointing") is False:
             self._parser(self.subcommand).callback_keys.remove("checkpoint")
         kwargs["logger"] = own_loggers(trainer.get("logger"), trainer.get("default_root_dir"))
-        if kwargs["logger"] and (folder := job_folder(trainer.get("default_root_dir"))):
-            kwargs["default_root_dir"] = str(folder)
+        self._job_folder = job_folder(trainer.get("default_root_dir")) if kwargs["logger"] else None
+        if self._job_folder:
+            kwargs["default_root_dir"] = str(self._job_folder)
         if trainer.get("barebones"):
             fail("--trainer.barebones leaves out logs, scores and checkpoints, which a run is for: leave it out")
         given = trainer.get("callbacks") or []
@@ -165,7 +166,7 @@ class DistillationCLI(LightningCLI):
     def after_fit(self) -> None:
         """Keeps the last weights, prints the table and where everything is."""
         seconds = time.time() - self._began
-        forget_stop(self.trainer)
+        forget_stop(self.trainer, self._job_folder)
         done = getattr(self.model, "validated_at", -1) == self.trainer.global_step
         validated = bool(getattr(self.datamodule, "held_out", None)) and not done
         if validated:  # the last validation is some updates old

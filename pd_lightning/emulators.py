@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import os
 import sys
-from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 
 from ale_py.vector_env import AtariVectorEnv
@@ -23,34 +22,32 @@ class Emulators:
     """Lends emulators, and keeps those that come back: a reset with seeds leaves nothing of what was played before."""
 
     def __init__(self) -> None:
-        self._idle: defaultdict[tuple, list[AtariVectorEnv]] = defaultdict(list)
+        self._idle: list[tuple[tuple, AtariVectorEnv]] = []  # what lay longest comes first
 
     def lend(self, game: str, parallel: int, protocol: Protocol, fire: bool) -> AtariVectorEnv:
         """`parallel` copies of a game, see `build`, in one thread. They must be reset, all of them, with seeds."""
-        idle = self._idle[kind(game, parallel, protocol, fire)]
-        if idle:
-            return idle.pop()
+        wanted = pool_key(game, parallel, protocol, fire)
+        for place, (key, env) in enumerate(self._idle):
+            if key == wanted:
+                del self._idle[place]
+                return env
         with ThreadPoolExecutor(1, initializer=stand_behind) as thread:  # what it starts is as nice as it is
             return thread.submit(build, game, parallel, protocol, fire=fire, threads=1).result()
 
     def take_back(self, env: AtariVectorEnv, game: str, protocol: Protocol, fire: bool) -> None:
         """Keeps emulators that nobody awaits an answer of; what lay longest is dropped, if they become too many."""
-        own = kind(game, env.num_envs, protocol, fire)
-        self._idle[own] = [*self._idle.pop(own, ()), env]
-        mine = self._mine()
-        while sum(env.num_envs for known in mine for env in self._idle[known]) > IDLE_EMULATORS:
-            self._idle[mine[0]].pop(0)
-            if not self._idle[mine[0]]:
-                del self._idle[mine.pop(0)]
+        self._idle.append((pool_key(game, env.num_envs, protocol, fire), env))
+        self._keep(IDLE_EMULATORS)
 
     def clear(self) -> None:
         """Drops all of this process: an interpreter that ends with some in its hands complains of leaks."""
-        for known in self._mine():
-            del self._idle[known]
+        self._keep(0)
 
-    def _mine(self) -> list[tuple]:
-        """The kinds that this process has built, those first that lay longest."""
-        return [known for known in self._idle if known[0] == os.getpid()]
+    def _keep(self, most: int) -> None:
+        """Drops what lay longest, of what this process has built, until there are at most so many."""
+        mine = [each for each in self._idle if each[0][0] == os.getpid()]
+        while sum(env.num_envs for _, env in mine) > most:
+            self._idle.remove(mine.pop(0))
 
 
 def stand_behind() -> None:
@@ -59,7 +56,7 @@ def stand_behind() -> None:
         os.nice(BEHIND)
 
 
-def kind(game: str, parallel: int, protocol: Protocol, fire: bool) -> tuple:
+def pool_key(game: str, parallel: int, protocol: Protocol, fire: bool) -> tuple:
     """What emulators have in common that can play for each other."""
     # A process that was forked has its parent's emulators without their threads: it builds its own.
     return os.getpid(), game, parallel, protocol.noop_max, protocol.frame_limit, protocol.sticky, fire

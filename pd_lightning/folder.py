@@ -105,10 +105,14 @@ def job_folder(root: str | Path | None) -> Path | None:
     return Path(root or ".").absolute() / NAME / ".slurm" / step
 
 
-def forget_stop(trainer: pl.Trainer) -> None:
-    """A run that is over does not go on from where SLURM stopped it: else it would even be validated as it was then."""
-    folder = Path(trainer.default_root_dir)
-    if folder.parent.name == ".slurm":
+def forget_stop(trainer: pl.Trainer, folder: Path | None) -> None:
+    """A run that is over does not go on from where SLURM stopped it: else it would even be validated as it was then.
+
+    Args:
+        trainer: whose run is over.
+        folder: `job_folder`'s, if its job had one.
+    """
+    if folder is not None:
         if trainer.is_global_zero:
             shutil.rmtree(folder, ignore_errors=True)
         trainer.strategy.barrier()

@@ -50,6 +50,12 @@ def test_the_precision_is_the_fastest_of_the_machine_unless_one_is_given(dataset
     assert yaml.safe_load(next(tmp_path.rglob("config.yaml")).read_text())["trainer"]["precision"] == "64-true"
 
 
+def test_a_fit_leaves_its_folder_whatever_it_is_called(datasets, tmp_path):
+    root = tmp_path / ".slurm" / "my_runs"
+    main(["fit", f"--data.root={datasets}", *TINY, f"--trainer.default_root_dir={root}"])
+    assert (root / "lightning_logs/version_0/checkpoints/last.ckpt").is_file()
+
+
 class TestJobsOfSlurm:
     @pytest.fixture(autouse=True)
     def _as_if_in_a_job(self, monkeypatch):

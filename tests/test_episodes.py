@@ -100,6 +100,7 @@ def lent(monkeypatch):
         return len(built)
 
     monkeypatch.setattr(lending, "build", fake)
+    lend.pool = mine  # pyright: ignore[reportFunctionMemberAccess]
     return lend
 
 
@@ -144,6 +145,12 @@ def test_only_so_many_emulators_are_kept_and_the_newest_of_them(lent, monkeypatc
     first, second, third = (replace(PAPER, frame_limit=limit) for limit in (40, 60, 80))
     assert [lent(rules) for rules in (first, second, third, third, second)] == [1, 2, 3, 3, 3]
     assert [lent(rules) for rules in (first, second)] == [4, 4]
+
+
+def test_emulators_that_never_came_back_do_not_stand_in_the_way_of_others(lent, monkeypatch):
+    monkeypatch.setattr(lending, "IDLE_EMULATORS", 4)
+    lent.pool.lend("pong", 2, PAPER, False)  # whoever played there was cut short
+    assert [lent(replace(PAPER, frame_limit=limit)) for limit in (40, 60, 80)] == [2, 3, 4]
 
 
 def test_many_games_that_are_scored_in_turns_find_their_emulators_again(lent):
