@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -182,8 +183,8 @@ class TeacherDatasets(pl.LightningDataModule):
             streams = self._streams(choose_reaches(self.blocks, self.sizes, room))
             if self.memory is None and any(stream.order.reach for stream in streams.values()):
                 rank_zero_info(f"memory: --data.memory {room / 2**30} gives the same order of states again")
-            self.mixture = Mixture(streams, self.mixing, self.weights)
-            self.mixture.batches_given = batches_trained(self._host)  # a trainer that fits once more goes on
+            # Asked anew for each epoch: a Trainer goes on from a checkpoint of whatever data, or fits once more.
+            self.mixture = Mixture(streams, self.mixing, self.weights, partial(batches_trained, self._host))
             self.mixture.repeat_after = self._overfitted(len(self.mixture))
             strategy = self._host.strategy
             if self.mixing == "one_game" and len(self.games) > 1 and isinstance(strategy, DDPStrategy):
@@ -247,9 +248,9 @@ class TeacherDatasets(pl.LightningDataModule):
         return f"{game} {[shard.digest for shard in self.shards[game]]}"
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the streams are, counted in batches that were trained on, and what the order depends on."""
+        """What the order depends on; the Trainer knows how many batches were trained on."""
         reaches = {game: stream.order.reach and list(stream.order.reach) for game, stream in self.streams.items()}
-        return {"batches": batches_trained(self.trainer), "reaches": reaches, **self._order_depends_on()}
+        return {"reaches": reaches, **self._order_depends_on()}
 
     def _order_depends_on(self) -> dict[str, Any]:
         keys = ("games", "batch_size", "validation", "seed", "mixing", "weights")
@@ -274,6 +275,5 @@ class TeacherDatasets(pl.LightningDataModule):
                 f"give --data.memory {need + 0.001:.3f}, or start anew without --ckpt_path"
             )
         self.mixture.streams = self._streams(reaches)
-        self.mixture.batches_given = state_dict["batches"]
         # Lightning looks for a state in the loaders and would warn; it is here.
         warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")

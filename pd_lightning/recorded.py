@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from pd_lightning.atari import FRAME_SKIP
 from pd_lightning.blocks import CHUNK, STACK, Shard, ShardError, find_shards
 from pd_lightning.centring import mean_image
 from pd_lightning.streaming import Blocks
@@ -40,7 +41,13 @@ def open_game(folder: Path, game: str, allow_mixed: bool) -> list[Shard]:
             raise ShardError(
                 f"{shard.path}: game is {shard.header.game!r}, its folder's is {game!r}; move it to another folder"
             )
-        always = ("action_meanings", "frame_skip", "stack", "stack_padding", "outputs")
+        for field, usual in ("frame_skip", FRAME_SKIP), ("max_pool", True):
+            if getattr(shard.header, field) != usual:
+                raise ShardError(
+                    f"{shard.path}: {field} is {getattr(shard.header, field)}, allowed is {usual}: students would play "
+                    "in other states than those they learn from; record it by `python -m pd_lightning.recording`"
+                )
+        always = ("action_meanings", "stack", "stack_padding", "outputs")
         for field in always if allow_mixed else (*always, *USUALLY_ALIKE):
             if getattr(shard.header, field) != getattr(first, field):
                 raise ShardError(

@@ -87,12 +87,16 @@ def test_what_is_validated_before_a_run_as_a_check_has_no_score(tmp_path):
     assert read_checkpoint(Path(keep.best_path))["global_step"] == 2
 
 
-def test_without_a_monitor_only_the_newest_weights_are_kept(datasets, tmp_path):
+@pytest.mark.parametrize(("top", "others"), [(0, []), (1, [4]), (-1, [2, 4])])
+def test_without_a_monitor_only_the_newest_weights_are_kept_unless_more_is_wanted(datasets, tmp_path, top, others):
     data = TeacherDatasets(str(datasets), batch_size=64, validation=0.25, threads=1)
-    keep = Checkpoint(every_n_train_steps=2)
+    keep = Checkpoint(every_n_train_steps=2, save_top_k=top)
     trainer_of(tmp_path, 4, keep).fit(PolicyDistillation(data.actions, size="net3"), datamodule=data)
     names = sorted(path.name for path in (tmp_path / "version_0" / "checkpoints").iterdir())
-    assert names == ["epoch=0-step=4.ckpt", "last.ckpt"]
+    assert names == [*(f"epoch=0-step={update}.ckpt" for update in others), "last.ckpt"]
+    assert read_checkpoint(Path(keep.best_model_path))["global_step"] == 4  # what a test of "best" loads
+    with pytest.raises(ValueError, match=r"save_last is False and checkpoint\.save_top_k 0, so no weights"):
+        Checkpoint(save_last=False)
 
 
 def test_a_score_that_nobody_measures_is_an_error_that_lists_those_there_are(datasets, tmp_path):

@@ -35,11 +35,11 @@ def blocks(datasets):
     return found
 
 
-def mixture_of(blocks, mixing, weights, rank=0, ranks=1, batch_size=48, reaches=None):
+def mixture_of(blocks, mixing, weights, rank=0, ranks=1, batch_size=48, reaches=None, learned=None):
     every = check_mixing(BOTH, mixing, weights)
     sizes = batch_sizes(batch_size, mixing, every)
     reaches = reaches or {"pong": Reach(8, 20), "breakout": None}
-    return Mixture(build_streams(blocks, sizes, reaches, 3, rank, ranks), mixing, every)
+    return Mixture(build_streams(blocks, sizes, reaches, 3, rank, ranks), mixing, every, learned)
 
 
 def ids(mixture, number):
@@ -66,8 +66,7 @@ def test_going_on_anywhere_gives_what_would_have_come(blocks, mixing, weights):
     batches = [batch for _ in range(3) for batch in through]
     assert through.batches_given == len(batches) == 3 * len(through)
     for start in (0, 1, len(through) - 1, len(through), len(batches) - 2):
-        again = mixture_of(blocks, mixing, weights)
-        again.batches_given = start
+        again = mixture_of(blocks, mixing, weights, learned=lambda start=start: start)
         for have, expected in zip(again, batches[start:], strict=False):
             assert list(have) == list(expected)
             for game, part in have.items():

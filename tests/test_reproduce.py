@@ -286,6 +286,17 @@ def test_less_than_an_hour_is_said_in_minutes():
                                                                          "2.5 hours"]  # fmt: skip
 
 
+def test_a_run_that_was_killed_in_its_first_save_goes_on_from_the_attempt_before(tmp_path):
+    task = replace(command("import sys; print(sys.argv[1:])", tmp_path), resumable=True)
+    attempts = [Path(task.folder, "lightning_logs", f"version_{number}", "checkpoints") for number in range(3)]
+    for folder, name in zip(attempts, ("last.ckpt", "last.ckpt", ".7-last.ckpt"), strict=True):
+        folder.mkdir(parents=True)
+        (folder / name).touch()
+    os.utime(attempts[0] / "last.ckpt", (0, 0))
+    execute(task)
+    assert f"['--ckpt_path', '{attempts[1] / 'last.ckpt'}']" in (Path(task.folder) / "log.txt").read_text()
+
+
 # All of it
 
 

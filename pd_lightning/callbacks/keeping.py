@@ -30,22 +30,34 @@ class Checkpoint(ModelCheckpoint):
         monitor: the score, rollout/pong/return or val/pong/agreement, say; without one there is no best.ckpt.
         mode: max if more is better, min if less is.
         save_last: keep the newest weights as last.ckpt.
+        save_top_k: what else is kept of weights that were saved: nothing (0), the newest under their update's number
+            (1), or all (-1).
 
     Raises:
-        ValueError: the score is none of this project's; or several are to be kept by it.
+        ValueError: the score is none of this project's; several are to be kept by it; or nothing at all.
     """
 
     def __init__(
-        self, monitor: str | None = None, mode: Literal["max", "min"] = "max", save_last: bool = True, **kwargs: Any
+        self,
+        monitor: str | None = None,
+        mode: Literal["max", "min"] = "max",
+        save_last: bool = True,
+        save_top_k: int = 0,
+        **kwargs: Any,
     ) -> None:
         if monitor and not monitor.startswith(MEASURED):
             raise ValueError(f"checkpoint.monitor is {monitor!r}: choose a rollout/... or val/... score")
-        if (kept := kwargs.get("save_top_k", 1)) not in (-1, 0, 1):
+        if save_top_k not in (-1, 0, 1):
             raise ValueError(
-                f"checkpoint.save_top_k is {kept}: by --checkpoint.monitor the best weights are kept, best.ckpt, and "
-                "apart from them the newest (1), all that were saved (-1), or last.ckpt alone (0)"
+                f"checkpoint.save_top_k is {save_top_k}: by --checkpoint.monitor the best weights are kept, best.ckpt, "
+                "and apart from them last.ckpt alone (0), the newest (1), or all that were saved (-1)"
             )
-        super().__init__(save_last=save_last, **kwargs)
+        if not (save_last or save_top_k or monitor):
+            raise ValueError(
+                "checkpoint.save_last is False and checkpoint.save_top_k 0, so no weights would be kept: give one of "
+                "them, or --trainer.enable_checkpointing false"
+            )
+        super().__init__(save_last=save_last, save_top_k=save_top_k, **kwargs)
         self.score_key, self.sign = monitor, 1 if mode == "max" else -1
         self.best_score: float | None = None
         self.best_path = ""  # not `best_model_path`, which Lightning deletes when it saves newer weights: until the end
@@ -151,9 +163,10 @@ class Checkpoint(ModelCheckpoint):
         self._name_best()
 
     def _name_best(self) -> None:
-        """From now on the best weights are what Lightning's `ckpt_path="best"` loads."""
+        """From now on the best weights are what Lightning's `ckpt_path="best"` loads; without a score, the newest."""
         if self.best_path and self.best_score is not None and self._fs.exists(self.best_path):
             self.best_model_path, self.best_model_score = self.best_path, torch.tensor(self.best_score)
+        self.best_model_path = self.best_model_path or self.last_model_path
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Says from where a run that is interrupted can go on."""

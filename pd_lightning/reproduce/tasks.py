@@ -37,7 +37,7 @@ class Task:
     Attributes:
         folder: where it leaves everything; also its name.
         words: of the command, after `python -m`.
-        resumable: whether it takes `--ckpt_path last` to go on from a checkpoint in its folder.
+        resumable: whether it takes `--ckpt_path` to go on from a checkpoint in its folder.
     """
 
     folder: str
@@ -97,8 +97,10 @@ def execute(task: Task, environment: Mapping[str, str] | None = None) -> float:
         return float(json.loads((folder / DONE).read_text())["seconds"])
     folder.mkdir(parents=True, exist_ok=True)
     words = [sys.executable, "-m", *task.words]
-    if task.resumable and any(folder.glob("lightning_logs/*/checkpoints/last.ckpt")):
-        words += ["--ckpt_path", "last"]
+    # By name: a newer attempt that was killed before it could save anything has left a folder too.
+    saved = folder.glob("lightning_logs/*/checkpoints/last.ckpt")
+    if task.resumable and (newest := max(saved, key=os.path.getmtime, default=None)):
+        words += ["--ckpt_path", str(newest)]
     began = time.time()
     with (folder / "lock").open("w") as lock, (folder / "log.txt").open("ab") as log:
         try:

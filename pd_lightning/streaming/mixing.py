@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -114,7 +114,7 @@ def memory_of_all(blocks: Mapping[str, Blocks], sizes: Mapping[str, int], reache
 
 
 class Mixture:
-    """Batches {game: Batch} without end: an epoch's number at a time, going on where it stopped.
+    """Batches {game: Batch} without end: an epoch's number at a time, going on where learning stopped.
 
     ``balanced``: every batch holds every game, and an epoch is as long as the game with the most batches needs; smaller
     ones begin anew meanwhile. ``one_game``: each batch is of one game (Rusu et al., 2016), which take turns as evenly
@@ -124,16 +124,25 @@ class Mixture:
         streams: one of each game.
         mixing: `balanced` or `one_game`.
         weights: of each game; in a balanced mixture they lie in the streams' batch sizes.
+        learned: says how many batches were learned from, over all epochs; asked when an iteration begins. By default
+            they are all that were given.
 
     Attributes:
         streams: see above.
-        batches_given: how many were given so far, over all epochs; set it to resume.
+        batches_given: how many were given so far, over all epochs.
         repeat_after: the first so many batches are given again and again, to see whether a student can learn them;
             None gives all.
     """
 
-    def __init__(self, streams: dict[str, Stream], mixing: str, weights: Mapping[str, float]) -> None:
+    def __init__(
+        self,
+        streams: dict[str, Stream],
+        mixing: str,
+        weights: Mapping[str, float],
+        learned: Callable[[], int] | None = None,
+    ) -> None:
         self.streams, self.batches_given = streams, 0
+        self._learned = learned or (lambda: self.batches_given)
         self.repeat_after: int | None = None
         self._games = list(streams)
         self._turns: np.ndarray | None = None
@@ -149,10 +158,10 @@ class Mixture:
         return self._length
 
     def __iter__(self) -> Iterator[dict[str, Batch]]:
-        """As many batches as an epoch has, from where the last iteration stopped."""
-        for _ in range(len(self)):
-            number = self.batches_given
-            self.batches_given += 1
+        """As many batches as an epoch has, from where learning stopped."""
+        first = self._learned()
+        for number in range(first, first + len(self)):
+            self.batches_given = number + 1
             yield self.batch(number % self.repeat_after if self.repeat_after else number)
 
     def turn(self, number: int) -> dict[str, int]:
