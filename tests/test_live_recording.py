@@ -169,6 +169,22 @@ def test_two_processes_that_record_never_take_one_number_whatever_is_there(teach
         assert shards[0] == shard_name(there)  # they lie behind it
 
 
+def test_a_game_that_cannot_be_written_takes_no_other_along(teachers, tmp_path, monkeypatch):
+    monkeypatch.setitem(PROTOCOLS, "short", SHORT)
+    write = Recorder._write
+
+    def full(self):
+        if self.folder.name == "pong":
+            raise ShardError("0000.h5: disk is full")
+        return write(self)
+
+    monkeypatch.setattr(Recorder, "_write", full)
+    games = {"games": ["pong", "breakout"], "steps": 10, "fresh": 4.0}
+    with pytest.raises(ShardError, match="disk is full"):
+        run(live(teachers, protocol="short", record_to=str(tmp_path), **games), 13)
+    assert len(Shard(tmp_path / "breakout" / "0000.h5").returns) >= 4
+
+
 def test_a_folder_that_cannot_be_made_is_named(teachers, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ShardError, match=r"file/pong: Not a directory; choose another --data\.record_to"):

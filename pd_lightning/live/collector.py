@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,7 +68,7 @@ class Collector:
         process: Process,
         teachers: Mapping[str, Teacher | Learner],
         fire: Mapping[str, bool],
-        recorders: Mapping[str, Recorder],
+        recorders: dict[str, Recorder],
     ) -> None:
         self.settings, self.process, self.teachers = settings, process, teachers
         self._fire, self._recorders = fire, recorders
@@ -118,11 +118,15 @@ class Collector:
             self._thread.shutdown()
             self._thread = None
             torch.set_num_threads(self._cores)
-        for game, recorder in self._recorders.items():
-            recorder.flush()
-            more = "" if recorder.episodes else ": none has ended; play for longer, or fewer at once (--data.parallel)"
-            rank_zero_info(f"{game}: {recorder.episodes:,} whole episodes were recorded in {recorder.folder}{more}")
-        self._recorders = {}
+        with ExitStack() as every:  # one that cannot be written takes none of the others along
+            while self._recorders:
+                every.callback(self._write_rest, *self._recorders.popitem())
+
+    @staticmethod
+    def _write_rest(game: str, recorder: Recorder) -> None:
+        recorder.flush()
+        more = "" if recorder.episodes else ": none has ended; play for longer, or fewer at once (--data.parallel)"
+        rank_zero_info(f"{game}: {recorder.episodes:,} whole episodes were recorded in {recorder.folder}{more}")
 
     def _start(self) -> None:
         """Begins all games, from seeds that follow from the number of rounds before.
