@@ -23,6 +23,7 @@ from benchmarks.training import bare_update, synchronise
 from pd_lightning.atari import action_meanings
 from pd_lightning.machine import fastest_precision, keep_freed_memory
 from pd_lightning.networks import Student
+from pd_lightning.optimizing import adam
 from pd_lightning.scores import SCORES
 from pd_lightning.streaming import Batch
 
@@ -42,7 +43,7 @@ def learner(games: Mapping[str, int], size: str, states: int, device: torch.devi
     """
     torch.manual_seed(0)
     student = Student(games, size).to(device)
-    optimizer = torch.optim.Adam(student.parameters(), 1e-3)
+    optimizer = adam(student.parameters(), 1e-3)
     batch = {
         game: Batch(
             torch.randint(256, (states, 4, 84, 84), dtype=torch.uint8, device=device),

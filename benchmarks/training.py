@@ -34,6 +34,7 @@ from pd_lightning.losses import LOSSES
 from pd_lightning.machine import fastest_precision, keep_freed_memory
 from pd_lightning.messages import quieten
 from pd_lightning.networks import Student
+from pd_lightning.optimizing import adam
 from pd_lightning.streaming import Batch
 from pd_lightning.streaming.mixing import Mixture
 
@@ -143,7 +144,7 @@ def bare_loop(options: dict[str, Any], size: str, updates: int) -> dict[str, flo
     student = PolicyDistillation(data.actions, size).student.to(device)
     for game, (mean, deviation) in data.statistics().items():
         student.centre(game, mean, deviation)
-    optimizer = torch.optim.Adam(student.parameters(), 3e-3)
+    optimizer = adam(student.parameters(), 3e-3)
     started = 0.0
     for update in range(WARM_UP + updates):
         if update == WARM_UP:

@@ -54,8 +54,8 @@ def test_what_was_scored_once_has_a_bar_as_an_area_without_a_width_is_not_seen()
     _, axes = figure_of(["pong"])
     charts.draw(axes["pong"], [{5: np.array([1.0, 3.0])}, {5: np.array([6.0, 8.0])}], color="k")
     (bar,) = axes["pong"].collections
-    np.testing.assert_array_equal(bar.get_segments(), [[(5, 2), (5, 7)]])
-    assert all(bar.get_linewidth() > 0)
+    np.testing.assert_array_equal(bar.get_paths()[0].vertices, [(5, 2), (5, 7)])
+    assert np.all(np.asarray(bar.get_linewidth()) > 0)
 
 
 def test_a_teacher_that_only_some_students_had_is_called_by_whose_it_is(tmp_path):

@@ -124,7 +124,7 @@ def test_an_environment_that_shows_other_states_than_the_agents_wrapper_expects_
 
 @pytest.mark.parametrize("file", ["args.yml", "config.yml"])
 def test_an_environment_whose_options_make_it_the_usual_one_is_accepted(saved, file):
-    options = "  - - env_kwargs\n    - {frameskip: 1, repeat_action_probability: 0.0, mode: null, render_mode: rgb_array}\n"
+    options = "  - - env_kwargs\n    - {frameskip: 1, repeat_action_probability: 0.0, mode: null, x: y}\n"
     for name, text in {"args.yml": ARGS.replace("PongNoFrameskip-v4", "ALE/Pong-v5"), "config.yml": CONFIG}.items():
         (saved.parent / name).write_text(text + options * (name == file))
     assert load_teacher(saved).game == "pong"
