@@ -20,10 +20,10 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks.training import bare_update, synchronise
+from pd_lightning.agent import adam
 from pd_lightning.atari import action_meanings
 from pd_lightning.machine import fastest_precision, keep_freed_memory
 from pd_lightning.networks import Student
-from pd_lightning.optimizing import adam
 from pd_lightning.scores import SCORES
 from pd_lightning.streaming import Batch
 

@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from pd_lightning.agent import adam
 from pd_lightning.callbacks import Checkpoint
 from pd_lightning.datamodule import TeacherDatasets
 from pd_lightning.distillation import PolicyDistillation
@@ -34,7 +35,6 @@ from pd_lightning.losses import LOSSES
 from pd_lightning.machine import fastest_precision, keep_freed_memory
 from pd_lightning.messages import quieten
 from pd_lightning.networks import Student
-from pd_lightning.optimizing import adam
 from pd_lightning.streaming import Batch
 from pd_lightning.streaming.mixing import Mixture
 

@@ -30,10 +30,13 @@ return       the score of one episode: the sum of its rewards, never clipped and
 The rooms, each importing only from those before it (the command lines, `__main__`, from all):
 
 1. `atari`, `losses`, `temperature`, `scores`: the game, the paper's formulas; `blocks`: recordings as files;
-2. `networks`, `episodes`, `rollout`: who plays, and how; `servers`, `remote`: recordings that lie elsewhere;
-3. `teacher`, `streaming`: teachers from files, batches from recordings; `recorded`, `tryout`;
-4. `distillation`, `pqn`: what learns; `recording`, `datamodule`, `live`: what it learns from;
-5. `callbacks`, `cli`: a run; `score`, `film`, `export`, `report`, `reproduce`: what becomes of it.
+   `bounds`, `files`, `machine`, `messages`: what any program needs;
+2. `centring`, `networks`: students and teachers; `emulators`, `episodes`, `rollout`: how they play; `servers`,
+   `remote`: recordings that lie elsewhere;
+3. `teacher`, `streaming`: teachers from files, batches from recordings; `recorded`, `tryout`, `resuming`;
+4. `agent`, `distillation`, `pqn`: what learns; `recording`, `datamodule`, `live`: what it learns from;
+5. `callbacks`, `checkpoints`, `folder`, `summary`, `ending`: what a run leaves; `commands`, `parser`, `refusals`,
+   `cli`: how it is asked for; `score`, `film`, `export`, `report`, `reproduce`, `cluster`: what becomes of it.
 
 The modules are imported one by one (`from pd_lightning import losses`): this file imports none of them, so that asking
 for the version is instant.

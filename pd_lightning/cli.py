@@ -18,6 +18,7 @@ from pytorch_lightning.callbacks import LearningRateMonitor, ProgressBar
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI, ReduceLROnPlateau
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from pd_lightning.agent import network_of
 from pd_lightning.callbacks import Checkpoint, Film, Rollouts, StopTogether, UpdatesBar
 from pd_lightning.checkpoints import (
     explicit_model_options,
@@ -43,7 +44,7 @@ from pd_lightning.messages import fail, our_own, quieten
 from pd_lightning.networks import parameter_count
 from pd_lightning.parser import PRESETS, SUBCOMMANDS, Parser, program
 from pd_lightning.refusals import refuse_old_scores, refuse_search, refuse_strategy, refuse_unused
-from pd_lightning.summary import games_of, network_of, size_of
+from pd_lightning.summary import games_of, size_of
 
 WHAT = "Policy distillation: trains students and teachers (fit), and scores them (test)."
 STOPPED_BY_SIGTERM = 128 + signal.SIGTERM

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal
@@ -12,19 +11,11 @@ from lightning_utilities.core.rank_zero import rank_zero_info
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
+from pd_lightning.agent import Agent, adam
 from pd_lightning.bounds import check_at_least
-from pd_lightning.episodes import Policy, policy_of
 from pd_lightning.losses import LOSSES, kl
 from pd_lightning.networks import SIZES, Student
-from pd_lightning.optimizing import Clipping, adam
-from pd_lightning.resuming import (
-    datamodule_of,
-    forget_raw_weights,
-    name_class,
-    plain,
-    refuse_passing_processes,
-    renew_rate,
-)
+from pd_lightning.resuming import datamodule_of, plain
 from pd_lightning.streaming import Batch
 from pd_lightning.temperature import calibrate, check
 
@@ -38,7 +29,7 @@ def share_of_rate(update: int, warmup: int, total: float) -> float:
     return max(0.0, min(1.0, rise, fall))
 
 
-class PolicyDistillation(Clipping):
+class PolicyDistillation(Agent):
     """A student, a loss and an optimizer (Rusu et al., ICLR 2016).
 
     Args:
@@ -83,11 +74,8 @@ class PolicyDistillation(Clipping):
         self.student: Any = self.build(games, size)
         self.loss, self.perplexity = loss, perplexity
         self.outputs = "q" if loss == "mse" else "logits"
-        self.fire: dict[str, bool] = {}  # whether it was pressed for the teachers, and so is for the student
         self.learning_rate, self.warmup = learning_rate, warmup
-        self.begun = False  # centred, by an earlier fit or a checkpoint
         self.validated_at = -1  # updates before the newest validation
-        self._schedule: Any = None
         self._losses: dict[str, Tensor] = {}  # each game's newest: not every batch need hold every game
         self.metrics = nn.ModuleDict({game: nn.ModuleDict({name: MeanMetric() for name in METRICS}) for game in games})
 
@@ -115,21 +103,17 @@ class PolicyDistillation(Clipping):
         return LOSSES[self.loss](outputs, part.teacher_q, self.temperature(game))
 
     def setup(self, stage: str) -> None:
-        """Centres each game's input on its recording, once: then the checkpoint knows.
+        """As of all agents, by the recordings.
 
         Raises:
             ValueError: numbers are too coarse to learn with, there is no data module, or only weights would come back.
         """
-        if stage == "fit":
-            refuse_passing_processes(self.trainer)
-            if self.trainer.precision == "16-true":
-                raise ValueError(
-                    "precision is 16-true, in which Adam divides by nothing: choose --trainer.precision 16-mixed, "
-                    "bf16-mixed or 32-true"
-                )
-            for game, (mean, deviation) in datamodule_of(self).statistics().items() if not self.begun else ():
-                self.student.centre(game, mean, deviation)
-            self.begun = True
+        if stage == "fit" and self.trainer.precision == "16-true":
+            raise ValueError(
+                "precision is 16-true, in which Adam divides by nothing: choose --trainer.precision 16-mixed, "
+                "bf16-mixed or 32-true"
+            )
+        super().setup(stage)
 
     def on_fit_start(self) -> None:
         """A checkpoint, if there is one, is loaded by now: what it does not know comes from the data.
@@ -171,8 +155,8 @@ class PolicyDistillation(Clipping):
         self.temperatures[game] = 1.0
 
     def on_train_start(self) -> None:
-        """A resumed run may be longer than the one before, which left its own learning rate behind: perhaps 0."""
-        renew_rate(self.lr_schedulers(), self._schedule, self.learning_rate)
+        """Logs the temperatures."""
+        super().on_train_start()
         if "auto" in self.temperatures.values():  # Lightning's LearningRateFinder learns before a fit starts
             self._heed(datamodule_of(self))
         used = {game: value for game, value in self.temperatures.items() if value != "auto" and self.sharpens}
@@ -180,18 +164,16 @@ class PolicyDistillation(Clipping):
             logger.log_metrics({f"temperature/{game}": value for game, value in used.items()}, self.global_step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Saves the temperatures, which a test could not calibrate again, and whether FIRE is pressed."""
-        checkpoint["temperatures"], checkpoint["fire"] = dict(self.temperatures), dict(self.fire)
-        kind = type(self.student)
-        checkpoint["outputs"], checkpoint["network"] = self.outputs, f"{kind.__module__}.{kind.__qualname__}"
-        name_class(self, checkpoint)
+        """Adds the temperatures, which a test could not calibrate again, and what the outputs are, and whose."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["temperatures"], network = dict(self.temperatures), type(self.student)
+        checkpoint["outputs"], checkpoint["network"] = self.outputs, f"{network.__module__}.{network.__qualname__}"
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """As it was saved, but for temperatures that were given."""
+        super().on_load_checkpoint(checkpoint)
         known = {game: value for game, value in checkpoint["temperatures"].items() if self.given.get(game) == "auto"}
-        self.temperatures, self.fire = {**self.given, **known}, dict(checkpoint.get("fire", {}))
-        self.begun = True
-        forget_raw_weights(self, checkpoint)
+        self.temperatures = {**self.given, **known}
 
     @property
     def sharpens(self) -> bool:
@@ -216,11 +198,6 @@ class PolicyDistillation(Clipping):
         """States uint8 [B, 4, 84, 84] of each game, or the same for all of them, to outputs float32 [B, A] of each."""
         every = dict.fromkeys(self.student.games, states) if isinstance(states, Tensor) else states
         return self.student(every)
-
-    def policies(self) -> dict[str, Policy]:
-        """The student as a player of each game, in the precision of training."""
-        context = self._trainer.precision_plugin.forward_context if self._trainer else contextlib.nullcontext
-        return {game: policy_of(self.student, game, context) for game in self.student.games}
 
     def training_step(self, batch: dict[str, Batch], batch_idx: int) -> Tensor:
         """The mean over all states of the batch, of whichever games they are."""
@@ -273,7 +250,5 @@ class PolicyDistillation(Clipping):
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Adam with a warm-up and a linear decay; `--optimizer` on the command line takes its place."""
-        optimizer = adam(self.parameters(), self.learning_rate)
         share = partial(share_of_rate, warmup=self.warmup, total=self.trainer.estimated_stepping_batches)
-        self._schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._schedule, "interval": "step"}}
+        return self.scheduled(adam(self.parameters(), self.learning_rate), share)

@@ -9,6 +9,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from pd_lightning.agent import network_of
 from pd_lightning.networks import QNetwork, parameter_count
 from pd_lightning.rollout import Returns
 from pd_lightning.scores import geometric_mean, percent_of_teacher
@@ -62,11 +63,6 @@ def results_table(
         table.add_section()
         table.add_row("geometric mean", "", "", "", f"{mean:.1f}%")
     return table
-
-
-def network_of(model: Any) -> Any:
-    """What a module trains: its `student` or its `network`; of one that has neither, all of it."""
-    return getattr(model, "student", None) or getattr(model, "network", None) or model
 
 
 def games_of(network: Any, data: Any) -> Mapping[str, int]:

@@ -69,7 +69,7 @@ class Late(Chicken):
 
 
 def test_time_is_not_up_within_an_update(tmp_path):
-    keep = Checkpoint(train_time_interval=timedelta(hours=1), dirpath=tmp_path, save_last=False)
+    keep = Checkpoint(train_time_interval=timedelta(hours=1), dirpath=tmp_path, save_last=False, save_top_k=1)
     trainer_of(tmp_path, 3, keep, accumulate_grad_batches=3).fit(Late([]), ten_batches())
     (saved,) = (read_checkpoint(path) for path in tmp_path.glob("epoch*.ckpt"))
     assert saved["global_step"] == 2

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed
 
+from pd_lightning.agent import adam
 from pd_lightning.episodes import LIVE_SEEDS, Policy, policy_of
 from pd_lightning.live.play import Played
 from pd_lightning.networks import QNetwork
 from pd_lightning.pqn.games import Games, Minibatch, minibatches
-from pd_lightning.pqn.learning import optimizer_of, squared_error
+from pd_lightning.pqn.learning import falling_share, squared_error
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Lessons:
         epsilon_end: share of random actions in the end.
         epsilon_steps: decisions, over all games and devices, in which it falls linearly from first to last.
         learning_rate: from which Adam's falls linearly to zero at the end of the run.
-        warmup: updates in which it is lower: a share of that, which rises linearly to all of it.
+        warmup: updates over which it rises linearly to what it has fallen to meanwhile.
         gradient_clip: the largest norm of a gradient.
     """
 
@@ -68,8 +70,9 @@ class Learner:
             self.network = QNetwork({game: actions}, "dqn", layer_norm=True)
         self.network.to(device)
         total = max(rounds, 1) * lessons.passes * lessons.minibatches
-        parameters = list(self.network.parameters())
-        self.optimizer, self.schedule = optimizer_of(parameters, lessons.learning_rate, lessons.warmup, total)
+        self.optimizer = adam(self.network.parameters(), lessons.learning_rate)
+        share = partial(falling_share, warmup=lessons.warmup, total=total)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, share)
 
     def policy(self, context: Callable[[], AbstractContextManager]) -> Policy:
         """Its Q-values, float32 [B, A], in the precision of a context."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,24 +10,15 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn import functional as F
 
+from pd_lightning.agent import Agent, adam
 from pd_lightning.episodes import Policy, policy_of
 from pd_lightning.networks import QNetwork
-from pd_lightning.optimizing import Clipping, adam
 from pd_lightning.pqn.games import Minibatch, check_learning
 from pd_lightning.pqn.threads import context_beside
-from pd_lightning.resuming import (
-    batches_trained,
-    datamodule_of,
-    forget_raw_weights,
-    name_class,
-    plain,
-    refuse_passing_processes,
-    renew_rate,
-)
+from pd_lightning.resuming import batches_trained, datamodule_of, plain
 from pd_lightning.teacher import load_teacher
 
 LOGITS_TO_Q = 0.01
@@ -42,16 +31,8 @@ def squared_error(network: QNetwork, batch: Minibatch) -> Tensor:
     return F.mse_loss(q.gather(1, batch.actions[:, None])[:, 0], batch.targets) / 2
 
 
-def optimizer_of(
-    parameters: Iterable[Tensor], learning_rate: float, warmup: int, total: float
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
-    """Adam, and a learning rate that falls linearly to zero after `total` updates, lower in the first `warmup`."""
-    optimizer = adam(parameters, learning_rate)
-    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, partial(falling_share, warmup=warmup, total=total))
-
-
 def falling_share(update: int, warmup: int, total: float) -> float:
-    """What the learning rate is, of that which it falls from; with a warm-up it never is all of it."""
+    """What the learning rate is, of that which it falls from, to zero after `total`; lower in the first `warmup`."""
     return min((update + 1) / max(warmup, 1), 1.0) * max(0.0, 1 - update / total)
 
 
@@ -100,14 +81,14 @@ def begin_with(network: QNetwork, file: str) -> bool:
     return found.fire
 
 
-class PQN(Clipping):
+class PQN(Agent):
     """The teacher while it learns.
 
     Args:
         games: number of actions of the one game, taken from the data.
         size: widths of the network, one of `pd_lightning.networks.SIZES`.
         learning_rate: from which Adam's falls linearly to zero at the end of the run.
-        warmup: updates in which it is lower: a share of that, which rises linearly to all of it. Adam with
+        warmup: updates over which it rises linearly to what it has fallen to meanwhile. Adam with
             2 / (1 - beta2) = 2,000 of them does what RAdam does (Ma and Yarats, 2021, arXiv 1910.04209), of PQN's
             paper, in a fifth of its time.
         layer_norm: normalise every layer, which keeps learning stable; students have none.
@@ -137,12 +118,10 @@ class PQN(Clipping):
         games, learning_rate, warmup = plain(games), plain(learning_rate), plain(warmup)
         self.save_hyperparameters(ignore=["weights", "_class_path"])  # a checkpoint has weights of its own
         self.network = QNetwork(games, size, layer_norm)
-        self.begun = weights is not None  # centred, by whoever had them, an earlier fit or a checkpoint
-        self._schedule: Any = None
+        self.learning_rate, self.warmup = learning_rate, warmup
         self.steps_before: int | None = None  # that a checkpoint has learned from
-        self.fire: dict[str, bool] = {}  # whether it is pressed for the teacher when it plays
         if weights is not None:
-            self.fire = dict.fromkeys(games, begin_with(self.network, weights))
+            self.begun, self.fire = True, dict.fromkeys(games, begin_with(self.network, weights))
 
     def setup(self, stage: str) -> None:
         """Centres the input on random play, once, and not if the weights that it began with know better.
@@ -151,21 +130,15 @@ class PQN(Clipping):
             ValueError: the precision is float16's, or only weights would come back.
         """
         refuse_float16(self.trainer)
-        if stage != "fit":
-            return
-        refuse_passing_processes(self.trainer)
-        for game, (mean, deviation) in datamodule_of(self).statistics().items() if not self.begun else ():
-            self.network.centre(game, mean, deviation)
-        self.begun = True
+        super().setup(stage)
 
     def on_fit_start(self) -> None:
         """Takes the data's rules of play: a checkpoint may have been trained by others."""
         self.fire = datamodule_of(self).fire_rules()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """How the teacher is to play, and how long it has learned, go along."""
-        checkpoint["fire"] = dict(self.fire)
-        name_class(self, checkpoint)
+        """Adds how long the teacher has learned."""
+        super().on_save_checkpoint(checkpoint)
         trainer: Any = self._trainer  # none, if it is saved by other means
         data: Any = getattr(trainer, "datamodule", None)
         if hasattr(data, "steps_after"):
@@ -173,18 +146,8 @@ class PQN(Clipping):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """As it was saved."""
-        self.fire, self.steps_before = dict(checkpoint.get("fire", {})), checkpoint.get("steps")
-        self.begun = True
-        forget_raw_weights(self, checkpoint)
-
-    def on_train_start(self) -> None:
-        """A resumed run may be longer than the one before, which left its own learning rate behind: perhaps 0."""
-        renew_rate(self.lr_schedulers(), self._schedule, self.hparams["learning_rate"])
-
-    def policies(self) -> dict[str, Policy]:
-        """Who plays which game when scores are taken, in the precision of training."""
-        context = self._trainer.precision_plugin.forward_context if self._trainer else contextlib.nullcontext
-        return {game: policy_of(self.network, game, context) for game in self.network.games}
+        super().on_load_checkpoint(checkpoint)
+        self.steps_before = checkpoint.get("steps")
 
     def snapshot(self, game: str) -> Policy:
         """The network as it is now, as a player in a thread: it does not learn any more."""
@@ -204,12 +167,7 @@ class PQN(Clipping):
     def test_step(self, batch: int, batch_idx: int) -> None:
         """Nothing: see `ParallelPlay.test_dataloader`."""
 
-    def configure_optimizers(self) -> OptimizerLRScheduler:
+    def configure_optimizers(self) -> dict[str, Any]:
         """Adam, and a learning rate that falls linearly to zero after a warm-up."""
-        optimizer, self._schedule = optimizer_of(
-            self.parameters(),
-            self.hparams["learning_rate"],
-            self.hparams["warmup"],
-            self.trainer.estimated_stepping_batches,
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._schedule, "interval": "step"}}
+        share = partial(falling_share, warmup=self.warmup, total=self.trainer.estimated_stepping_batches)
+        return self.scheduled(adam(self.parameters(), self.learning_rate), share)

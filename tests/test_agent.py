@@ -7,9 +7,9 @@ import pytest
 import torch
 from conftest import Gauge, quiet_trainer
 
+from pd_lightning.agent import Agent, adam
 from pd_lightning.datamodule import TeacherDatasets
 from pd_lightning.distillation import PolicyDistillation
-from pd_lightning.optimizing import Clipping, adam
 
 
 def largest_of_norm(gradients):
@@ -37,7 +37,7 @@ def test_a_students_gradients_are_clipped_as_the_trainer_is_told_in_every_precis
     assert max(gauge.sizes) == pytest.approx(1e-6, rel=1e-2)
 
 
-class Line(Clipping):
+class Line(Agent):
     """One weight, and as much of a trainer as clipping asks for."""
 
     trainer: Any = None
