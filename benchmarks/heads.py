@@ -24,10 +24,10 @@ from pd_lightning.agent import adam
 from pd_lightning.atari import action_meanings
 from pd_lightning.machine import fastest_precision, keep_freed_memory
 from pd_lightning.networks import Student
-from pd_lightning.scores import SCORES
+from pd_lightning.scores import PAPERS_GAMES
 from pd_lightning.streaming import Batch
 
-TEN = list(SCORES)
+TEN = list(PAPERS_GAMES)
 WARM_UP = 3
 """Turns before the clock starts."""
 

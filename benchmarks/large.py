@@ -26,11 +26,11 @@ from rich.progress import track
 from pd_lightning.atari import action_meanings
 from pd_lightning.blocks import CHUNK, Shard, ShardWriter
 from pd_lightning.datamodule import TeacherDatasets
-from pd_lightning.scores import SCORES
+from pd_lightning.scores import PAPERS_GAMES
 from pd_lightning.streaming import Batch
 from pd_lightning.streaming.stream import describe
 
-GAMES = tuple(SCORES)
+GAMES = PAPERS_GAMES
 
 
 def record(source: Path, root: Path, hours: int) -> None:

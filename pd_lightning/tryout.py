@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -66,15 +67,20 @@ def outputs_in_play(teacher: Teacher, protocol: str, fire: bool) -> np.ndarray:
 
 
 def plays_like_random(game: str, score: float) -> bool:
-    """Whether a mean return is no better than random play's; never of a game without published scores.
+    """Whether a mean return is no better than random play's; never of a game without a published score of DQN.
 
-    >>> plays_like_random("pong", -20.4), plays_like_random("pong", 3.0), plays_like_random("tennis", -24.0)
+    >>> plays_like_random("pong", -20.4), plays_like_random("pong", 3.0), plays_like_random("adventure", -24.0)
     (True, False, False)
     """
-    if game not in SCORES:
+    if not has_reference(game):
         return False
     reference = SCORES[game]
     return score < reference.random + LIKE_RANDOM * (min(reference.human, reference.dqn) - reference.random)
+
+
+def has_reference(game: str) -> bool:
+    """Whether enough is known of a game to say that somebody plays like random."""
+    return game in SCORES and not math.isnan(SCORES[game].dqn)
 
 
 def references(game: str) -> str:
@@ -85,7 +91,8 @@ def references(game: str) -> str:
     """
     if game not in SCORES:
         return "no published scores of this game here"
-    return ", ".join(f"{who} {score:g}" for who, score in zip(REFERENCES, SCORES[game], strict=True))
+    known = zip(REFERENCES, SCORES[game], strict=True)
+    return ", ".join(f"{who} {score:g}" for who, score in known if not math.isnan(score))
 
 
 def comparison(returns: Returns) -> Table:
@@ -95,7 +102,7 @@ def comparison(returns: Returns) -> Table:
     table = Table(title=f"the teacher in {len(returns.values)} episodes, protocol {returns.protocol}{cut}")
     for name in ("game", "teacher (lowest to highest)", *REFERENCES):
         table.add_column(name, justify="left" if name == "game" else "right")
-    others = [f"{score:g}" for score in scores or ()] or ["-"] * len(REFERENCES)
+    others = ["-" if math.isnan(score) else f"{score:g}" for score in scores or [math.nan] * len(REFERENCES)]
     low, high = returns.values.min(), returns.values.max()
     table.add_row(returns.game, f"{returns.mean:.1f} ({low:g} to {high:g})", *others)
     return table
@@ -131,6 +138,8 @@ def show_tryout(teacher: Teacher, protocol: str, fire: bool, episodes: int, cons
     if plays_like_random(teacher.game, returns.mean):
         other = attempt(not fire, "tryout, FIRE otherwise") if "FIRE" in action_meanings(teacher.game) else None
         console.print(f"warning: {complaint(returns, other)}", highlight=False, soft_wrap=True, markup=False)
+    if not has_reference(teacher.game):
+        console.print(f"whether that is better than random play is not known here of {teacher.game}: judge yourself")
     return returns
 
 

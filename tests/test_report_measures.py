@@ -175,7 +175,7 @@ def test_shares_of_a_teacher_without_a_positive_score_have_no_meaning_but_those_
     assert math.isnan(nobody.percent)
     assert math.isnan(nobody.above_random)
     assert nobody.human == pytest.approx(100 * (3 + 20.7) / 35.3)
-    unknown = Measure("tennis", (np.array([3.0]),), np.array([6.0]))
+    unknown = Measure("adventure", (np.array([3.0]),), np.array([6.0]))
     assert (unknown.percent, math.isnan(unknown.above_random), math.isnan(unknown.human)) == (50.0, True, True)
 
 

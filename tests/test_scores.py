@@ -6,14 +6,17 @@ import numpy as np
 import pytest
 from ale_py.roms import get_all_rom_ids
 
-from pd_lightning.scores import SCORES, geometric_mean, interval, normalised, percent_of_teacher
+from pd_lightning.scores import PAPERS_GAMES, SCORES, geometric_mean, interval, normalised, percent_of_teacher
 
-every_game = pytest.mark.parametrize("game", SCORES)
+every_game = pytest.mark.parametrize("game", PAPERS_GAMES)
 
 
-def test_the_games_are_the_papers_ten_by_the_emulators_names():
-    assert len(SCORES) == 10
+def test_the_games_are_the_papers_ten_and_the_57_of_atari_by_the_emulators_names():
+    assert len(SCORES) == 57
+    assert len(PAPERS_GAMES) == 10
     assert set(SCORES) <= set(get_all_rom_ids())
+    assert sum(not math.isnan(scores.dqn) for scores in SCORES.values()) == 49  # those of the Nature paper
+    assert all(scores.random < scores.human for scores in SCORES.values())
 
 
 @every_game
@@ -23,6 +26,7 @@ def test_random_play_is_the_lowest_score_of_every_game(game):
 
 
 def test_a_known_row_is_the_published_one():
+    assert SCORES["boxing"][:3] == (0.1, 12.1, 71.8)
     assert SCORES["pong"]._asdict() == {"random": -20.7, "human": 14.6, "dqn": 18.9, "dqn_human_starts": 16.2}
 
 
