@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from lightning_utilities.core.rank_zero import rank_zero_info
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
@@ -263,7 +263,14 @@ class TeacherDatasets(pl.LightningDataModule):
             ResumeError: the recordings or a setting that the order depends on are not those of the checkpoint, or
                 there is less memory than its shuffle needs.
         """
-        if self.mixture is None or self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
+        if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
+            if state_dict.get("recordings") != self.fingerprint():
+                rank_zero_warn(
+                    f"these are not the recordings that the student has learned from, but those of {self.root}: scores "
+                    "are compared with their teacher's (its run's own: --config RUN/config.yaml)"
+                )
+            return
+        if self.mixture is None or self.trainer is None:
             return
         refuse_changes(state_dict, self._order_depends_on(), "--data options and recordings")
         reaches = {game: Reach(*reach) if reach else None for game, reach in state_dict["reaches"].items()}

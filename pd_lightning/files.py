@@ -22,6 +22,10 @@ def whole(path: Path) -> Iterator[Path]:
     try:
         yield part
         part.replace(path)
+    except OSError as error:
+        if str(error.filename) != str(part):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from None  # the name that the user knows
     finally:
         part.unlink(missing_ok=True)
 

@@ -113,6 +113,11 @@ def with_settings_of_run(words: list[str]) -> list[str]:
         if settings.is_file() and settings.resolve().is_relative_to(logs.resolve()):
             rank_zero_info(f"settings: {settings}")
             return [*words[: command + 1], "--config", str(settings), *words[command + 1 :]]
+        if settings.is_file():
+            rank_zero_info(
+                f"settings: the defaults, as that run lies outside of {logs}, and its configuration may name any code; "
+                f"if it is your own, give --config {settings}"
+            )
     return words
 
 

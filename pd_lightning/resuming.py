@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import math
 import platform
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed
+from lightning_utilities.core.rank_zero import rank_zero_info
 
 if TYPE_CHECKING:  # whoever loads a teacher has no need of it, and it takes seconds
     import pytorch_lightning as pl
@@ -83,12 +85,16 @@ def renew_rate(schedule: Any, own: Any, rate: float) -> None:
     """
     if not isinstance(schedule, torch.optim.lr_scheduler.LambdaLR):  # --optimizer brings its own, or none
         return
+    before = schedule.optimizer.param_groups[0]["lr"]
     if schedule is own:
         schedule.base_lrs = [rate] * len(schedule.base_lrs)
     for group, highest, share in zip(
         schedule.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True
     ):
         group["lr"] = highest * share(schedule.last_epoch)
+    now = schedule.optimizer.param_groups[0]["lr"]
+    if schedule.last_epoch and not math.isclose(now, before, rel_tol=0.01):
+        rank_zero_info(f"learning rate: {now:.3g}, where it was {before:.3g}: the run is to end elsewhere now")
 
 
 def name_class(module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:

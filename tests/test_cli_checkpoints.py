@@ -125,7 +125,7 @@ class TestCheckpoints:
         assert (config["rollouts"]["protocol"], config["rollouts"]["episodes"]) == ("blink", 3)
 
     def test_the_settings_beside_a_checkpoint_from_elsewhere_are_not_read(
-        self, datasets, trained, tmp_path, monkeypatch
+        self, datasets, trained, tmp_path, monkeypatch, caplog
     ):
         shutil.copytree(trained, tmp_path / "got")
         (tmp_path / "harm.py").write_text("open('harmed', 'w')")
@@ -134,6 +134,8 @@ class TestCheckpoints:
         (tmp_path / "got/config.yaml").write_text(yaml.safe_dump(harm))
         main(["test", f"--data.root={datasets}", "--ckpt_path=got", "--rollouts.protocol=blink", *QUIET])
         assert not (tmp_path / "harmed").exists()
+        assert "outside of lightning_logs" in caplog.text
+        assert "give --config got/config.yaml" in caplog.text
 
     @pytest.mark.parametrize("command", ["test", "validate"])
     def test_untrained_weights_are_not_scored(self, command, datasets, refused):
@@ -244,7 +246,7 @@ class TestCheckpoints:
         with pytest.raises(SystemExit) as stopped:
             main(["fit", f"--data.root={datasets}", f"--ckpt_path={last}", *TINY])
         assert stopped.value.code == 0
-        assert f"{last} has had all 2 updates, nothing is left to do" in caplog.text
+        assert f"{last} has had 2 updates, so nothing is left to do by --trainer.max_steps 2 " in caplog.text
         assert not list(tmp_path.iterdir())
 
     def test_other_data_settings_than_those_of_the_order_cannot_resume(self, datasets, last, capsys):

@@ -168,10 +168,16 @@ def test_the_state_is_small_and_plain_and_names_no_place(datasets, checkpoint):
     assert str(datasets) not in json.dumps(state)
 
 
-def test_a_checkpoint_can_be_scored_on_any_data(datasets, checkpoint):
-    data = data_of(datasets, games=["pong"], batch_size=40, seed=3)
-    (scores,) = quiet_trainer().validate(Watched({"pong": 6, "breakout": 4}), data, ckpt_path=checkpoint, verbose=False)
-    assert scores["val/loss"] > 0
+def test_a_checkpoint_can_be_scored_on_any_data_and_others_than_its_own_are_named(datasets, checkpoint):
+    for games, named in (["pong"], True), (["pong", "breakout"], False):
+        data = data_of(datasets, games=games, batch_size=40, seed=3)
+        module = Watched({"pong": 6, "breakout": 4})
+        with warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter("always")
+            (scores,) = quiet_trainer().validate(module, data, ckpt_path=checkpoint, verbose=False)
+        assert scores["val/loss"] > 0
+        said = "not the recordings that the student has learned from"
+        assert any(said in str(each.message) for each in heard) is named
 
 
 def test_a_trainer_that_fits_once_more_goes_on(datasets, tmp_path, in_order):

@@ -124,10 +124,12 @@ def test_a_run_that_is_shorter_than_the_warm_up_only_rises(datasets):
     assert rates == pytest.approx([0.001, 0.002, 0.003, 0.004])
 
 
-def test_a_run_that_goes_on_after_its_end_learns_from_its_first_update_on(datasets, tmp_path):
+def test_a_run_that_goes_on_after_its_end_learns_from_its_first_update_on(datasets, tmp_path, caplog):
     trainer = fit(datasets, updates=4, warmup=0, learning_rate=0.01)[0]
     trainer.save_checkpoint(tmp_path / "end.ckpt")
-    rates = fit(datasets, updates=8, ckpt_path=tmp_path / "end.ckpt", warmup=0, learning_rate=0.01)[3].rates
+    with caplog.at_level("INFO"):
+        rates = fit(datasets, updates=8, ckpt_path=tmp_path / "end.ckpt", warmup=0, learning_rate=0.01)[3].rates
+    assert "learning rate: 0.005, where it was 0: the run is to end elsewhere now" in caplog.text
     assert rates == pytest.approx([0.005, 0.00375, 0.0025, 0.00125])
 
 

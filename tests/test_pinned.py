@@ -12,6 +12,7 @@ from fsspec.registry import _registry
 from pd_lightning.blocks import ShardError
 from pd_lightning.callbacks.whole import WholeCheckpoints
 from pd_lightning.distillation import PolicyDistillation
+from pd_lightning.files import write_text
 from pd_lightning.recording.filling import ShardTask, record_task
 from pd_lightning.scores import SCORES
 from pd_lightning.teacher import TeacherError, hub, save_teacher
@@ -40,6 +41,13 @@ def test_random_human_and_dqn_scores_are_the_published_ones(game):
 
 
 # The disk
+
+
+def test_an_error_of_the_disk_names_the_file_that_was_asked_for(tmp_path):
+    path = tmp_path / "no_such_folder" / "x.txt"
+    with pytest.raises(FileNotFoundError) as error:
+        write_text(path, "x")
+    assert error.value.filename == str(path)
 
 
 def a_checkpoint(path):

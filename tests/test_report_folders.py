@@ -229,7 +229,7 @@ def test_a_broken_run_is_named_with_what_is_wrong(tmp_path, monkeypatch, capsys,
 def test_of_runs_with_the_same_settings_and_seed_the_one_that_got_farthest_counts_or_the_newest(
     tmp_path, monkeypatch, capsys
 ):
-    stopped = write_run(tmp_path, {"pong": [1.0]}, updates=(0,))
+    stopped = write_run(tmp_path, {"pong": [1.0]}, updates=(0, 20))
     one, twin = (write_run(tmp_path, {"pong": [score]}) for score in (2.0, 3.0))
     late = write_run(tmp_path, {"pong": [1.0]}, updates=(0, 50))
     for order in ([stopped, one, twin, late], [late, twin, one, stopped]):
@@ -247,6 +247,19 @@ def test_a_run_that_never_played_is_left_out(tmp_path, monkeypatch, capsys):
     assert f"left out: {idle} has no returns.csv" in capsys.readouterr().err
     assert run_main(monkeypatch, idle) == 1
     assert "no run that has played" in capsys.readouterr().err
+
+
+def test_a_run_that_was_stopped_before_it_was_scored_as_a_student_is_left_out(tmp_path, monkeypatch, capsys):
+    one, untrained = (write_run(tmp_path, {"pong": [1.0]}, updates=updates) for updates in ((0, 100), (0,)))
+    assert [run.folder for run in runs_in([one, untrained])] == [one]
+    assert f"left out: {untrained} has played with untrained weights alone" in capsys.readouterr().err
+
+
+def test_a_run_that_was_stopped_early_says_after_how_many_updates_it_was_scored(tmp_path):
+    ends = [write_run(tmp_path, {"pong": [1.0]}, more={"trainer": {"max_steps": steps}}) for steps in (100, 3000, -1)]
+    said = [" ".join(read_run(folder).student.said) for folder in ends]
+    assert ["max_steps" in each for each in said] == [False, True, True]
+    assert ["max_steps 3000 (scored after 100)" in each for each in said] == [False, True, False]
 
 
 def test_a_run_that_was_made_from_python_is_left_out_by_its_name(tmp_path, monkeypatch, capsys):

@@ -117,7 +117,7 @@ class Checkpoint(ModelCheckpoint):
         dry = trainer.fast_dev_run  # pyright: ignore[reportAttributeAccessIssue]
         if self.save_last and (trainer.should_stop or is_last_update(trainer)) and not dry:
             self.last_model_path = self.save(trainer, self.last_model_path, "last")
-            self._last_checkpoint_saved = self.last_model_path
+            self._last_checkpoint_saved, self._last_global_step_saved = self.last_model_path, trainer.global_step
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -178,7 +178,8 @@ class Checkpoint(ModelCheckpoint):
         """From where a run can go on."""
         kept = self.last_model_path
         there = bool(kept) and self._fs.exists(kept)
-        return f"the same command with --ckpt_path {kept} goes on" if there else "no checkpoint was due yet"
+        goes_on = f"the same command with --ckpt_path {kept} goes on from update {self._last_global_step_saved:,}"
+        return goes_on if there else "no checkpoint was due yet"
 
     def judge(self, trainer: pl.Trainer, measured: str, ended: bool = False) -> None:
         """Keeps the weights if theirs is the best score so far.

@@ -21,7 +21,7 @@ def show() -> None:
 def main() -> int:
     """The command line."""
     keep_freed_memory()
-    return status_of(show, "stopped; the same command goes on")
+    return status_of(show, "stopped; the same command goes on: with the hours that were begun from their start")
 
 
 if __name__ == "__main__":

@@ -38,9 +38,12 @@ def runs_in(named: Sequence[Path], *, tests: bool = False) -> list[Run]:
             leave_out(folder, "is of a test, whose run has a score of its own; --tests true takes the test's")
         else:
             runs.append(read_run(folder))
-    found = scored_by_tests(distinct(whole(runs)), tested)
+    found = scored_by_tests(distinct(trained(joined_attempts(runs))), tested)
     if not found:
-        raise ReportError(f"{', '.join(map(str, named))}: no run that has played; run `python train.py fit` first")
+        raise ReportError(
+            f"{', '.join(map(str, named))}: no run that has played, once it had learned, and that the command line has "
+            "configured; run `python train.py fit` first"
+        )
     return found
 
 
@@ -87,7 +90,18 @@ def is_test(folder: Path) -> bool:
     return "verbose" in settings_of(folder)  # an option of theirs alone
 
 
-def whole(runs: Iterable[Run]) -> list[Run]:
+def trained(runs: Iterable[Run]) -> list[Run]:
+    """Runs that were scored after they had learned something."""
+    found = []
+    for run in runs:
+        if run.student.updates:
+            found.append(run)
+        else:
+            leave_out(run.folder, "has played with untrained weights alone, and was stopped then")
+    return found
+
+
+def joined_attempts(runs: Iterable[Run]) -> list[Run]:
     """Runs, those that go on from a checkpoint joined with what was played before it."""
     chains = [attempts(run) for run in runs]
     gone_on = {each.folder.resolve() for *before, last in chains for each in before if alike(each) == alike(last)}

@@ -13,14 +13,14 @@ from rich.console import Console
 from pd_lightning.commands import STOPPED, called, status_of
 from pd_lightning.reproduce.plans import EXPERIMENTS, Settings, plan
 from pd_lightning.reproduce.results import write_results
-from pd_lightning.reproduce.tasks import Task, TaskError
+from pd_lightning.reproduce.tasks import Task, TaskBusy, TaskError
 from pd_lightning.reproduce.workers import Outcome, here, on_cluster
 
 Experiment = Literal["losses", "compression", "multi-task", "temperature", "on-policy", "online", "all"]
 
 
 def show(tasks: tuple[Task, ...], ray: str | None, at_once: int, console: Console) -> list[Outcome]:
-    """Does what is missing, a line for each task as it begins and ends; returns what failed."""
+    """Does what is missing, a line for each task as it begins and ends; returns what was not done."""
     missing = [task for task in tasks if not task.done]
     for task in tasks:
         if task not in missing:
@@ -34,7 +34,7 @@ def show(tasks: tuple[Task, ...], ray: str | None, at_once: int, console: Consol
     for number, (task, seconds) in enumerate(outcomes, 1):
         if isinstance(seconds, TaskError):
             failed.append((task, seconds))
-            console.print(f"failed    {seconds}")
+            console.print(f"{'busy' if isinstance(seconds, TaskBusy) else 'failed':9} {seconds}")
         else:
             left = len(missing) - number
             console.print(f"ended     {task.name} after {seconds / 60:.1f} min, {left} to go")

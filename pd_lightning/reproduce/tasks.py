@@ -30,6 +30,10 @@ class TaskError(ValueError):
     """A task's command failed; the message names its log and the last line of it."""
 
 
+class TaskBusy(TaskError):
+    """Another process is doing it."""
+
+
 @dataclass(frozen=True)
 class Task:
     """A command of this project.
@@ -106,7 +110,7 @@ def execute(task: Task, environment: Mapping[str, str] | None = None) -> float:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise TaskError(
+            raise TaskBusy(
                 f"{task.name}: another process is at it ({folder}); wait until it ends, or stop it"
             ) from None
         write_text(folder / BEGUN, json.dumps(asdict(task), indent=2) + "\n")

@@ -151,5 +151,5 @@ def check_pickle(content: bytes, where: object) -> None:
         ):
             raise TeacherError(
                 f"{where}: its pickle wants {str(named)[:80]!r}, allowed are tensors and plain values: loading it "
-                f"elsewhere may run code; {TRUSTED}"
+                f"elsewhere may run code; of a model of your own save state_dict() alone, else {TRUSTED}"
             )

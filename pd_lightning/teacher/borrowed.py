@@ -130,7 +130,8 @@ def dqn_or_c51(state: object, layout: Layout, game: str, actions: int, where: ob
     known = {f"{name}.{part}" for name in (*layout.trunk, layout.last) for part in ("weight", "bias")} | {layout.atoms}
     if unknown := [str(name)[:80] for name in state if name not in known]:
         raise TeacherError(
-            f"{where}: has a weight {unknown[0]!r} that no DQN or C51 of {layout.library} has; choose another teacher"
+            f"{where}: has a weight {unknown[0]!r} that no DQN or C51 of {layout.library} has; choose another teacher, "
+            "or record this one from Python (pd_lightning.teacher.Teacher.of)"
         )
     trunk, last = take_layers(state, layout.trunk, [layout.last], where)
     rows = len(last[0].bias)

@@ -190,4 +190,6 @@ def _build(
         network.load_state_dict(dict(state))
     if not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
         raise TeacherError(f"{file}: there are weights that are not finite; train it again")
-    return Teacher(network, about.get("name") or f"{file.parent.name}/{file.stem}", about, outputs=outputs, fire=fire)
+    return Teacher(
+        network, about.get("name") or f"{file.absolute().parent.name}/{file.stem}", about, outputs=outputs, fire=fire
+    )
