@@ -99,6 +99,33 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
+def student_weights(name: str, student: Any) -> dict[str, Any]:
+    """The weights of another student, to begin with.
+
+    Args:
+        name: its checkpoint, or its run's folder.
+        student: whose games, names and shapes must be the same.
+
+    Raises:
+        CheckpointError: they are not, or there is no such checkpoint.
+    """
+    if not Path(name).exists():
+        raise CheckpointError(
+            f"weights is {name}, which is not there: give --model.weights a student's checkpoint, or its run's folder"
+        )
+    path = find_checkpoint(str(Path(name).absolute()), [])
+    checkpoint = read_checkpoint(path)
+    prefix, settings = "student.", checkpoint["hyper_parameters"]
+    found = {key.removeprefix(prefix): each for key, each in checkpoint["state_dict"].items() if key.startswith(prefix)}
+    theirs, mine = ({key: each.shape for key, each in weights.items()} for weights in (found, student.state_dict()))
+    if settings.get("games") != dict(student.games) or theirs != mine:
+        raise CheckpointError(
+            f"{path}: weights are of a {settings.get('size', 'teacher')} of {', '.join(settings.get('games') or ())}; "
+            f"give --model.weights those of a student of {', '.join(student.games)}, of the size of this one"
+        )
+    return found
+
+
 def is_over(checkpoint: Mapping[str, Any], trainer: pl.Trainer) -> bool:
     """Whether a run that is resumed from a checkpoint has had all its updates or epochs already."""
     try:

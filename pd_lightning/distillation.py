@@ -13,6 +13,7 @@ from torchmetrics import MeanMetric
 
 from pd_lightning.agent import Agent, adam
 from pd_lightning.bounds import check_at_least
+from pd_lightning.checkpoints import student_weights
 from pd_lightning.losses import LOSSES, kl
 from pd_lightning.networks import SIZES, Student
 from pd_lightning.resuming import datamodule_of, plain
@@ -43,6 +44,12 @@ class PolicyDistillation(Agent):
         perplexity: between how many actions the sharpened teacher hesitates, on average, where the temperature is auto.
         learning_rate: the highest; it rises during the warm-up and then falls linearly to zero at the end of the run.
         warmup: updates until the learning rate is at its highest.
+        weights: begin with another student's, a checkpoint or a run's folder, instead of with nothing: for other
+            recordings, another loss or another learning rate. Size and games must be the same.
+
+    Raises:
+        ValueError: a setting makes no sense.
+        CheckpointError: the weights are missing, broken, or of another network.
     """
 
     def __init__(
@@ -54,6 +61,7 @@ class PolicyDistillation(Agent):
         perplexity: float = 2.0,
         learning_rate: float = 3e-3,
         warmup: int = 100,
+        weights: str | None = None,
         _class_path: str = "",  # of a checkpoint: see `name_class`; a subclass that takes anything hands it on
     ) -> None:
         super().__init__()
@@ -70,8 +78,11 @@ class PolicyDistillation(Agent):
         check_at_least(0, "--model.", warmup=warmup)
         games, temperature = plain(games), plain(temperature)
         perplexity, learning_rate, warmup = plain(perplexity), plain(learning_rate), plain(warmup)
-        self.save_hyperparameters(ignore=["_class_path"])
+        self.save_hyperparameters(ignore=["weights", "_class_path"])  # a checkpoint has weights of its own
         self.student: Any = self.build(games, size)
+        if weights is not None:
+            self.student.load_state_dict(student_weights(weights, self.student))
+            self.begun = True
         self.loss, self.perplexity = loss, perplexity
         self.outputs = "q" if loss == "mse" else "logits"
         self.learning_rate, self.warmup = learning_rate, warmup

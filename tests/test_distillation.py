@@ -12,6 +12,7 @@ from pytorch_lightning.callbacks import LambdaCallback
 from scipy.special import log_softmax, rel_entr, softmax
 
 from pd_lightning.blocks import Shard
+from pd_lightning.checkpoints import CheckpointError
 from pd_lightning.datamodule import TeacherDatasets
 from pd_lightning.distillation import PolicyDistillation
 
@@ -256,6 +257,22 @@ def test_no_thread_outlives_a_run(datasets):
     for thread in left:
         thread.join(5)
     assert not [thread.name for thread in left if thread.is_alive()]
+
+
+def test_a_student_may_begin_with_anothers_weights_whatever_it_is_to_learn(datasets, tmp_path):
+    trainer, first, data, _ = fit(datasets, updates=4)
+    trainer.save_checkpoint(tmp_path / "first.ckpt")
+    student = PolicyDistillation(data.actions, "net3", "mse", learning_rate=1e-6, weights=str(tmp_path / "first.ckpt"))
+    states = torch.randint(256, (8, 4, 84, 84), dtype=torch.uint8)
+    assert torch.equal(student(states)["pong"], first(states)["pong"])
+    new_trainer(1, limit_val_batches=0).fit(student, datamodule=data_of(datasets))
+    for name, buffer in student.student.named_buffers():
+        assert torch.equal(buffer, first.student.get_buffer(name))  # what its trunk is used to see
+    for games, size in ({"pong": 6}, "net2"), ({"breakout": 4}, "net3"):
+        with pytest.raises(CheckpointError, match=r"first\.ckpt: weights are of a net3 of pong; give --model\.weights"):
+            PolicyDistillation(games, size, weights=str(tmp_path / "first.ckpt"))
+    with pytest.raises(CheckpointError, match="weights is nothing, which is not there"):
+        PolicyDistillation({"pong": 6}, weights="nothing")
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def described(config: dict[str, Any], sharpened: bool = True) -> dict[str, Any]:
         sharpened: whether it noted a temperature, as kl does; a class of one's own may have another loss than it says.
     """
     model = config["model"]
-    settings = dict(model.get("init_args", {}))
+    settings = {name: value for name, value in model.get("init_args", {}).items() if value is not None}
     kind = class_of(model)
     size = str(settings.pop("size", kind))
     loss = str(settings.pop("loss", kind))
