@@ -10,7 +10,7 @@ import numpy as np
 from scipy.special import gammaln
 
 from pd_lightning.blocks import Shard, find_shards
-from pd_lightning.files import whole
+from pd_lightning.files import atomic
 
 SEGMENT = 64
 """Steps of one episode that count as one sample when batches are judged: neighbours are near copies."""
@@ -110,7 +110,7 @@ class Recorded:
 
     def save(self, path: Path) -> None:
         """Writes it under its name when it is whole."""
-        with whole(path) as part:
+        with atomic(path) as part:
             np.savez(part, digests=self.digests, segments=self.segments)
 
     @classmethod

@@ -29,7 +29,7 @@ from pd_lightning.checkpoints import (
     refuse_other_weights,
 )
 from pd_lightning.commands import STOPPED
-from pd_lightning.ending import report
+from pd_lightning.ending import print_ending
 from pd_lightning.folder import (
     RunConfig,
     checkpoint_folders,
@@ -179,7 +179,7 @@ class DistillationCLI(LightningCLI):
                     checkpoint.judge(self.trainer, "val/", ended=True)
                 if (score := checkpoint.score_key) and checkpoint.best_score is None:
                     rank_zero_warn(f"checkpoint.monitor is {score!r}, which was not measured: no best.ckpt")
-        report(self.trainer, self._began, seconds)
+        print_ending(self.trainer, self._began, seconds)
 
     def before_validate(self) -> None:
         """Refuses to score a network that was never trained."""
@@ -205,7 +205,7 @@ class DistillationCLI(LightningCLI):
 
     def after_test(self) -> None:
         """Prints the table."""
-        report(self.trainer, self._began, time.time() - self._began)
+        print_ending(self.trainer, self._began, time.time() - self._began)
 
 
 def main(args: list[str] | None = None) -> None:

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, auto_cli
 
-from pd_lightning.messages import fail, plainly
+from pd_lightning.messages import fail, one_line
 
 MENDABLE = (ValueError, OSError)
 """What is raised of bad input, and of files and networks; anything else is a fault of ours, and keeps its traceback."""
@@ -23,7 +23,7 @@ class Options(ArgumentParser):
         """One line; exit status 2."""
         if not self.exit_on_error:
             super().error(message, ex)
-        fail(f"{plainly(message)}; options: {self.prog.replace(' [options]', '')} --help")
+        fail(f"{one_line(message)}; options: {self.prog.replace(' [options]', '')} --help")
 
 
 def called(module: str, what: Any, **how: Any) -> Any:

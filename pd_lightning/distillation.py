@@ -16,7 +16,7 @@ from pd_lightning.bounds import check_at_least
 from pd_lightning.checkpoints import student_weights
 from pd_lightning.losses import LOSSES, kl
 from pd_lightning.networks import SIZES, Student
-from pd_lightning.resuming import datamodule_of, plain
+from pd_lightning.resuming import datamodule_of, to_python
 from pd_lightning.streaming import Batch
 from pd_lightning.temperature import calibrate, check
 
@@ -76,8 +76,8 @@ class PolicyDistillation(Agent):
         if not learning_rate > 0:
             raise ValueError(f"learning_rate is {learning_rate}: choose --model.learning_rate above 0")
         check_at_least(0, "--model.", warmup=warmup)
-        games, temperature = plain(games), plain(temperature)
-        perplexity, learning_rate, warmup = plain(perplexity), plain(learning_rate), plain(warmup)
+        games, temperature = to_python(games), to_python(temperature)
+        perplexity, learning_rate, warmup = to_python(perplexity), to_python(learning_rate), to_python(warmup)
         self.save_hyperparameters(ignore=["weights", "_class_path"])  # a checkpoint has weights of its own
         self.student: Any = self.build(games, size)
         if weights is not None:

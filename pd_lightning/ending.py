@@ -21,7 +21,7 @@ from pd_lightning.summary import results_table
 from pd_lightning.teacher import save_teacher
 
 
-def report(trainer: pl.Trainer, began: float, seconds: float) -> None:
+def print_ending(trainer: pl.Trainer, began: float, seconds: float) -> None:
     """Saves teachers that have learned, prints the table and where everything is; on the first rank alone.
 
     Args:

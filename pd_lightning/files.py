@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def atomic(path: Path) -> Iterator[Path]:
     """A file to write to, which takes the name of `path` at the end; it is gone if anything fails before.
 
     Args:
@@ -32,7 +32,7 @@ def whole(path: Path) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> Path:
     """Writes a text, whole or not at all; returns the file."""
-    with whole(path) as part:
+    with atomic(path) as part:
         part.write_text(text)
     return path
 

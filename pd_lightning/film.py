@@ -18,7 +18,7 @@ from rich.console import Console
 from pd_lightning.atari import FRAME_SKIP, FRAMES_PER_SECOND, PROTOCOLS, Protocol, build, named_protocol
 from pd_lightning.commands import status_of
 from pd_lightning.episodes import Policy, moments
-from pd_lightning.files import whole
+from pd_lightning.files import atomic
 from pd_lightning.teacher import load_teacher
 
 STEPS_PER_SECOND = FRAMES_PER_SECOND // FRAME_SKIP
@@ -99,7 +99,7 @@ def write_mp4(path: Path, pictures: Iterable[np.ndarray]) -> None:
     """Writes pictures uint8 [H, W, 3] as an mp4 in real time, twice as large, whole or not at all."""
     # macro_block_size=2: 464x320 need not be padded to multiples of 16
     settings = {"fps": STEPS_PER_SECOND, "codec": "libx264", "macro_block_size": 2}
-    with whole(path) as part, imageio.get_writer(part, format="FFMPEG", mode="I", **settings) as writer:
+    with atomic(path) as part, imageio.get_writer(part, format="FFMPEG", mode="I", **settings) as writer:
         for picture in pictures:
             writer.append_data(picture.repeat(2, axis=0).repeat(2, axis=1))  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -115,7 +115,7 @@ def gif(pictures: Iterable[np.ndarray]) -> bytes:
 
 def write_gif(path: Path, pictures: Iterable[np.ndarray]) -> None:
     """Writes `gif(pictures)`, whole or not at all."""
-    with whole(path) as part:
+    with atomic(path) as part:
         part.write_bytes(gif(pictures))
 
 

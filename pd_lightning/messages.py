@@ -16,10 +16,10 @@ def fail(message: str) -> NoReturn:
     raise SystemExit(2)
 
 
-def plainly(message: str) -> str:
+def one_line(message: str) -> str:
     """What a parser of options says is wrong, in one line, without the types that it tried.
 
-    >>> print(plainly("games: Expected a <class 'list'>. Got value: pong, breakout"))
+    >>> print(one_line("games: Expected a <class 'list'>. Got value: pong, breakout"))
     games: Expected a <class 'list'>. Got value: pong, breakout; did you mean '[pong, breakout]'?
     """
     text = " ".join(message.split())

@@ -20,7 +20,7 @@ from pd_lightning.datamodule import TeacherDatasets
 from pd_lightning.distillation import PolicyDistillation
 from pd_lightning.folder import NAME
 from pd_lightning.live import LiveTeacher
-from pd_lightning.messages import fail, plainly
+from pd_lightning.messages import fail, one_line
 from pd_lightning.pqn import PQN, ParallelPlay
 
 PRESET_OF = {PolicyDistillation: "default", TeacherDatasets: "default", LiveTeacher: "on_policy",
@@ -135,7 +135,7 @@ class Parser(LightningArgumentParser):
         """One line, without the enumeration of types that were tried."""
         if not self.exit_on_error:
             super().error(message, ex)
-        text = plainly(message)
+        text = one_line(message)
         if "'torch.optim.Optimizer'" in text:
             text += "; the usual optimizer's rate is --model.learning_rate, another's goes with --optimizer CLASS"
         if 'key "config"' in text and "does not exist" in text:

@@ -113,10 +113,10 @@ def forget_raw_weights(module: pl.LightningModule, checkpoint: dict[str, Any]) -
         checkpoint.pop("current_model_state", None)
 
 
-def plain(value: Any) -> Any:
+def to_python(value: Any) -> Any:
     """Python's own number for numpy's or torch's, in a dict too: of others no checkpoint loads without running code."""
     if isinstance(value, Mapping):
-        return {key: plain(each) for key, each in value.items()}
+        return {key: to_python(each) for key, each in value.items()}
     return value.item() if hasattr(value, "item") else value
 
 

@@ -32,7 +32,7 @@ def results_table(
     games = games_of(network, data)
     share = 100 * parameters / parameter_count(QNetwork(games, "dqn"))
     protocol = next((returns.protocol for returns in scores.values()), "")
-    teachers = teachers_of(data, scores)
+    teachers = teacher_means(data, scores)
     table = Table(
         title=f"{size_of(network)}, {parameters:,} parameters ({share:.1f}% of dqn)",
         caption=", ".join([f"protocol {protocol}"] * bool(scores) + [f"{seconds:.0f} seconds"]),
@@ -75,7 +75,7 @@ def size_of(network: Any) -> str:
     return getattr(network, "size", type(network).__name__)
 
 
-def teachers_of(data: Any, scores: Mapping[str, Returns]) -> dict[str, float]:
+def teacher_means(data: Any, scores: Mapping[str, Returns]) -> dict[str, float]:
     """The mean return of each game's teacher, where it was played by the rules of its score here."""
     if not hasattr(data, "teacher_returns"):
         return {}

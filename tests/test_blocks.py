@@ -38,7 +38,7 @@ from payload import Payload
 
 from pd_lightning.blocks import BLOCK, CHUNK, Shard, ShardWriter, find_shards
 from pd_lightning.blocks.__main__ import main
-from pd_lightning.blocks.contract import KINDS, SMALL
+from pd_lightning.blocks.contract import FIELD_TYPES, SMALL
 
 
 def test_a_shard_returns_bit_for_bit_what_was_written(shard_file):
@@ -111,7 +111,7 @@ def test_the_snippet_in_the_readme_reads_a_state(shard_file, capsys):
 
 def test_the_readme_names_every_dataset_and_attribute():
     text = (ROOT / "datasets" / "README.md").read_text()
-    names = ("frames", *SMALL, "format", "version", "digest", *KINDS)
+    names = ("frames", *SMALL, "format", "version", "digest", *FIELD_TYPES)
     assert [name for name in names if f"`{name}`" not in text] == []
 
 

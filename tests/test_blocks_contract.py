@@ -11,7 +11,7 @@ import pytest
 from handmade import ACTIONS, hdf5, one_line, write
 
 from pd_lightning.blocks import BLOCK, CHUNK, Shard, contract, writing
-from pd_lightning.blocks.contract import KINDS, OPTIONAL, SMALL
+from pd_lightning.blocks.contract import FIELD_TYPES, OPTIONAL, SMALL
 
 
 def rewrite(path: Path, name: str, change: Callable) -> None:
@@ -36,7 +36,7 @@ def test_a_changed_value_in_any_small_dataset_is_an_error(copy, name):
         Shard(copy)
 
 
-@pytest.mark.parametrize("name", [*sorted(KINDS.keys() - OPTIONAL.keys()), "digest"])
+@pytest.mark.parametrize("name", [*sorted(FIELD_TYPES.keys() - OPTIONAL.keys()), "digest"])
 def test_a_changed_attribute_is_an_error(copy, name):
     def change(value):
         if isinstance(value, bytes):

@@ -15,7 +15,7 @@ from pd_lightning.atari import PROTOCOLS, Protocol
 from pd_lightning.distillation import PolicyDistillation
 from pd_lightning.export import ExportError, checking, export, formats, open_exported
 from pd_lightning.export.__main__ import main
-from pd_lightning.export.plain import plain
+from pd_lightning.export.layers import common_layers
 from pd_lightning.teacher import Teacher, load_teacher
 
 
@@ -50,7 +50,7 @@ def some_states(count, seed=0):
 def test_common_layers_say_the_same_as_ours(players, kind):
     player = load_teacher(players[kind], "pong")
     ours = player(some_states(7))
-    torch.testing.assert_close(plain(player)(some_states(7)), ours, rtol=0, atol=1e-5 * float(ours.abs().max()))
+    torch.testing.assert_close(common_layers(player)(some_states(7)), ours, rtol=0, atol=1e-5 * float(ours.abs().max()))
 
 
 def said_by(path):
@@ -97,7 +97,7 @@ class Wrong(torch.nn.Sequential):
 def test_a_file_that_says_something_else_is_not_kept_and_the_one_before_stays(tmp_path, monkeypatch, wrong):
     path = tmp_path / "player.pt2"
     path.write_text("before")
-    monkeypatch.setattr(formats, "plain", lambda player: Wrong(plain(player), wrong).eval())
+    monkeypatch.setattr(formats, "common_layers", lambda player: Wrong(common_layers(player), wrong).eval())
     with pytest.raises(ExportError, match=r"player\.pt2: outputs differ by up to (0\.01|nan) .*nothing was kept"):
         export(Teacher(tiny_network("pong"), "tiny"), path, 1, "brief")
     assert path.read_text() == "before"

@@ -10,7 +10,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry
 
 from pd_lightning.blocks import ShardError
-from pd_lightning.callbacks.whole import WholeCheckpoints
+from pd_lightning.callbacks.atomic import AtomicCheckpoints
 from pd_lightning.distillation import PolicyDistillation
 from pd_lightning.files import write_text
 from pd_lightning.recording.filling import ShardTask, record_task
@@ -52,7 +52,7 @@ def test_an_error_of_the_disk_names_the_file_that_was_asked_for(tmp_path):
 
 def a_checkpoint(path):
     trainer = quiet_trainer()
-    trainer.strategy.checkpoint_io = WholeCheckpoints()
+    trainer.strategy.checkpoint_io = AtomicCheckpoints()
     trainer.strategy.connect(PolicyDistillation({"pong": 6}, "net3"))
     trainer.save_checkpoint(path)
 

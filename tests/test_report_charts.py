@@ -10,7 +10,7 @@ from scipy import stats
 
 from pd_lightning.report import charts, measure, read_run
 from pd_lightning.report.pictures import figure_of, finish
-from pd_lightning.report.teachers import teachers_of
+from pd_lightning.report.teachers import teacher_lines
 
 
 @pytest.fixture
@@ -66,10 +66,10 @@ def test_a_teacher_that_only_some_students_had_is_called_by_whose_it_is(tmp_path
     recorded, elsewhere, acts, watches = students
     labels = dict(zip(students, "abcd", strict=True))
     one, two, nobody = np.full(5, 1.0), np.full(5, 2.0), np.empty(0)
-    assert teachers_of({recorded: one, elsewhere: nobody}, labels) == {"teacher, protocol paper": 1.0}
-    assert teachers_of({recorded: one, acts: two}, labels) == {"teacher, root datasets": 1.0, "teacher, live": 2.0}
-    assert teachers_of({acts: one, watches: two}, labels) == {"teacher of c": 1.0, "teacher of d": 2.0}
-    assert teachers_of({recorded: nobody}, labels) == teachers_of({}, labels) == {}
+    assert teacher_lines({recorded: one, elsewhere: nobody}, labels) == {"teacher, protocol paper": 1.0}
+    assert teacher_lines({recorded: one, acts: two}, labels) == {"teacher, root datasets": 1.0, "teacher, live": 2.0}
+    assert teacher_lines({acts: one, watches: two}, labels) == {"teacher of c": 1.0, "teacher of d": 2.0}
+    assert teacher_lines({recorded: nobody}, labels) == teacher_lines({}, labels) == {}
 
 
 def test_a_student_looks_the_same_in_the_plots_of_all_games(tmp_path, drawn):

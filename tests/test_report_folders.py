@@ -255,13 +255,6 @@ def test_a_run_that_was_stopped_before_it_was_scored_as_a_student_is_left_out(tm
     assert f"left out: {untrained} has played with untrained weights alone" in capsys.readouterr().err
 
 
-def test_a_run_that_was_stopped_early_says_after_how_many_updates_it_was_scored(tmp_path):
-    ends = [write_run(tmp_path, {"pong": [1.0]}, more={"trainer": {"max_steps": steps}}) for steps in (100, 3000, -1)]
-    said = [" ".join(read_run(folder).student.said) for folder in ends]
-    assert ["max_steps" in each for each in said] == [False, True, True]
-    assert ["max_steps 3000 (scored after 100)" in each for each in said] == [False, True, False]
-
-
 def test_a_run_that_was_made_from_python_is_left_out_by_its_name(tmp_path, monkeypatch, capsys):
     whole, bare = (write_run(tmp_path / "logs", {"pong": [score]}) for score in (1.0, 3.0))
     (bare / "config.yaml").unlink()

@@ -47,13 +47,13 @@ class ShardTaken(ShardError):
 
 
 def fault(
-    place: object, field: str, value: object, allowed: object, step: str = "", kind: type[ShardError] = ShardError
+    place: object, field: str, value: object, allowed: object, step: str = "", error: type[ShardError] = ShardError
 ) -> ShardError:
     """The error that a field is not as it should be. `step`: what to do next, if not to restore or to record again."""
     if not step:
         command = record_command(Path(str(place)).absolute().parent)
         step = f"restore a good copy, or delete it and run {command}, with the options that it was recorded with"
-    return kind(" ".join(f"{place}: {field} is {str(value)[:300]}, allowed is {allowed}; {step}".split()))
+    return error(" ".join(f"{place}: {field} is {str(value)[:300]}, allowed is {allowed}; {step}".split()))
 
 
 def record_command(folder: Path) -> str:
@@ -116,7 +116,7 @@ class Header:
     player: str = "teacher"
 
 
-KINDS: dict[str, Any] = {field.name: typing.get_origin(field.type) or field.type for field in fields(Header)}
+FIELD_TYPES: dict[str, Any] = {field.name: typing.get_origin(field.type) or field.type for field in fields(Header)}
 OPTIONAL: dict[str, Any] = {"outputs": "q", "player": "teacher"}
 """Attributes that a file need not have, and what that means."""
 # Their types in the file (tuple and dict are JSON). Text has a fixed length: HDF5 keeps text of variable length without
@@ -128,19 +128,19 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str) and value != "" and value.isprintable()
 
 
-def _is_whole(value: object) -> bool:
+def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
 _ALLOWED: dict[Any, tuple[str, Callable[[Any], bool]]] = {  # by the attribute's name, else by its type
-    "stack": (str(STACK), lambda v: _is_whole(v) and v == STACK),
+    "stack": (str(STACK), lambda v: _is_count(v) and v == STACK),
     "stack_padding": ("zero", lambda v: v == "zero"),
     "outputs": ("q or logits", lambda v: v in ("q", "logits")),
     "player": ("teacher or both", lambda v: v in ("teacher", "both")),
     "teacher_sha256": ("64 hexadecimal digits", lambda v: _is_text(v) and bool(re.fullmatch("[0-9a-f]{64}", v))),
     str: ("printable text", _is_text),
-    int: ("a whole number from 0 on", _is_whole),
-    float: ("a number from 0 to 1", lambda v: (isinstance(v, float) or _is_whole(v)) and 0 <= v <= 1),
+    int: ("a whole number from 0 on", _is_count),
+    float: ("a number from 0 to 1", lambda v: (isinstance(v, float) or _is_count(v)) and 0 <= v <= 1),
     bool: ("True or False", lambda v: isinstance(v, bool)),
     tuple: (
         f"a tuple of 1 to {MOST_ACTIONS} texts",
@@ -152,7 +152,7 @@ _ALLOWED: dict[Any, tuple[str, Callable[[Any], bool]]] = {  # by the attribute's
 
 def check_header(path: Path, header: Header, step: str = "") -> None:
     """What must hold of the attributes."""
-    for name, kind in KINDS.items():
+    for name, kind in FIELD_TYPES.items():
         value = getattr(header, name)
         allowed, holds = _ALLOWED.get(name, _ALLOWED[kind])
         if not holds(value):
@@ -180,7 +180,7 @@ def check_arrays(path: Path, arrays: dict[str, np.ndarray], actions: int, step: 
 def stored_attributes(header: Header) -> dict[str, Any]:
     """All attributes but the digest, which covers them."""
     stored: dict[str, Any] = {"format": FORMAT, "version": VERSION}
-    for name, kind in KINDS.items():
+    for name, kind in FIELD_TYPES.items():
         value = getattr(header, name)
         if name not in OPTIONAL or value != OPTIONAL[name]:
             stored[name] = json.dumps(value, sort_keys=True) if kind in (tuple, dict) else kind(value)
@@ -189,8 +189,8 @@ def stored_attributes(header: Header) -> dict[str, Any]:
 
 def header_from(path: Path, attributes: dict[str, Any]) -> Header:
     """The header that `stored_attributes` made these of, checked."""
-    values = {name: attributes[name] if name in attributes else OPTIONAL[name] for name in KINDS}
-    for name, kind in KINDS.items():
+    values = {name: attributes[name] if name in attributes else OPTIONAL[name] for name in FIELD_TYPES}
+    for name, kind in FIELD_TYPES.items():
         if kind in (tuple, dict):
             value = json.loads(values[name])
             values[name] = tuple(value) if isinstance(value, list) else value

@@ -7,10 +7,10 @@ from typing import Any
 import h5py
 import numpy as np
 
-from pd_lightning.blocks.contract import BLOCKS_LIMIT, CHUNK, FORMAT, KINDS, OPTIONAL, STORED, VERSION, fault
+from pd_lightning.blocks.contract import BLOCKS_LIMIT, CHUNK, FIELD_TYPES, FORMAT, OPTIONAL, STORED, VERSION, fault
 
 ZSTD = 32015  # the registered number of HDF5's zstd filter
-PLAIN = [h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE]  # filters that every HDF5 has, in their order
+SHUFFLE_DEFLATE = [h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE]  # filters that every HDF5 has, in their order
 
 
 def _read_attribute(path: Path, attributes: h5py.AttributeManager, name: str, kind: Any) -> Any:
@@ -30,7 +30,7 @@ def read_attributes(path: Path, attributes: h5py.AttributeManager) -> dict[str, 
         if (value := _read_attribute(path, attributes, name, kind)) != mine:
             step = "read it with the pd_lightning that wrote it, or record it again"
             raise fault(path, name, repr(value), repr(mine), step)
-    kinds = {"format": str, "version": int, **KINDS, "digest": str}
+    kinds = {"format": str, "version": int, **FIELD_TYPES, "digest": str}
     if unknown := sorted(set(attributes) - set(kinds)):
         raise fault(path, "attributes", f"unknown: {', '.join(unknown)}", f"those of version {VERSION} alone")
     expected = {name: kind for name, kind in kinds.items() if name not in OPTIONAL or name in attributes}
@@ -59,7 +59,7 @@ def read_small(
     path: Path, file: h5py.File, name: str, dtype: str, shape: tuple[int | None, ...], most: int
 ) -> np.ndarray:
     """A small dataset of one chunk, at most `most` long; unpacked here, as libhdf5 would unpack any number of bytes."""
-    dataset = open_dataset(path, file, name, dtype, shape, PLAIN)
+    dataset = open_dataset(path, file, name, dtype, shape, SHUFFLE_DEFLATE)
     if not 1 <= len(dataset) <= most:
         raise fault(path, name, f"{len(dataset)} long", f"1 to {most}, the number of blocks")
     if dataset.chunks != dataset.shape:

@@ -14,9 +14,9 @@ from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from pd_lightning.callbacks.atomic import write_atomically
 from pd_lightning.callbacks.playing import refuse_late_average
 from pd_lightning.callbacks.stopping import MEASURED, check_monitor, within_update
-from pd_lightning.callbacks.whole import keep_whole
 from pd_lightning.resuming import ResumeError, refuse_changes, refuse_unloadable
 
 
@@ -79,7 +79,7 @@ class Checkpoint(ModelCheckpoint):
         """
         super().setup(trainer, pl_module, stage)
         self._fits = stage == "fit"
-        keep_whole(trainer)
+        write_atomically(trainer)
         data: Any = getattr(trainer, "datamodule", None)
         if stage != "fit":
             return

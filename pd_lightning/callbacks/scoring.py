@@ -6,7 +6,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from pd_lightning.files import whole
+from pd_lightning.files import atomic
 from pd_lightning.rollout import Returns
 from pd_lightning.scores import geometric_mean, percent_of_teacher
 
@@ -55,5 +55,5 @@ def note_recorded(path: Path, updates: int, data: Any, scores: dict[str, Returns
     found = {game: data.recorded_returns(each.protocol, each.fire).get(game, ()) for game, each in scores.items()}
     rows = [(updates, game, n, value, "", "") for game, values in found.items() for n, value in enumerate(values)]
     if rows:
-        with whole(path) as part, part.open("w", newline="") as file:
+        with atomic(path) as part, part.open("w", newline="") as file:
             csv.writer(file).writerows([COLUMNS, *rows])

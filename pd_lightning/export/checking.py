@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pd_lightning.episodes import Policy
 from pd_lightning.export.formats import ExportError, check_suffix, open_exported, write
-from pd_lightning.files import whole
+from pd_lightning.files import atomic
 from pd_lightning.networks import QNetwork
 from pd_lightning.rollout import Returns, play
 from pd_lightning.teacher import Teacher
@@ -74,7 +74,7 @@ def export(player: Teacher, path: str | Path, episodes: int = 2, protocol: str =
             f"{path}: {player.name} is of no network that is known layer by layer; export your own by torch.export"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as part:
+    with atomic(path) as part:
         write(player, part)
         both = Comparison(player, open_exported(part))
         returns = play(both, player.game, episodes, protocol=protocol, parallel=episodes, fire=player.fire)

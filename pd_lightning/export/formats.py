@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from pd_lightning import __version__
 from pd_lightning.atari import FRAME_SKIP, STACK, action_meanings
 from pd_lightning.episodes import Policy
-from pd_lightning.export.plain import plain
+from pd_lightning.export.layers import common_layers
 from pd_lightning.teacher import Teacher
 
 SUFFIXES = (".onnx", ".pt2")
@@ -56,7 +56,7 @@ def write(player: Teacher, path: Path) -> None:
     """
     batch = torch.export.Dim("batch", min=1)
     states = torch.zeros(2, STACK, 84, 84, dtype=torch.uint8)
-    network = plain(player)
+    network = common_layers(player)
     if path.suffix == ".pt2":
         program, file = torch.export.export(network, (states,), dynamic_shapes=({0: batch},)), io.BytesIO()
         torch.export.save(program, file, extra_files={"about.json": json.dumps(about(player), indent=2)})

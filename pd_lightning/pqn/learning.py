@@ -18,7 +18,7 @@ from pd_lightning.episodes import Policy, policy_of
 from pd_lightning.networks import QNetwork
 from pd_lightning.pqn.games import Minibatch, check_learning
 from pd_lightning.pqn.threads import context_beside
-from pd_lightning.resuming import batches_trained, datamodule_of, plain
+from pd_lightning.resuming import batches_trained, datamodule_of, to_python
 from pd_lightning.teacher import load_teacher
 
 LOGITS_TO_Q = 0.01
@@ -115,7 +115,7 @@ class PQN(Agent):
         if len(games) != 1:
             raise ValueError(f"a teacher learns one game, not {', '.join(games) or 'none'}")
         check_learning({"learning_rate": learning_rate, "warmup": warmup}, "--model.")
-        games, learning_rate, warmup = plain(games), plain(learning_rate), plain(warmup)
+        games, learning_rate, warmup = to_python(games), to_python(learning_rate), to_python(warmup)
         self.save_hyperparameters(ignore=["weights", "_class_path"])  # a checkpoint has weights of its own
         self.network = QNetwork(games, size, layer_norm)
         self.learning_rate, self.warmup = learning_rate, warmup

@@ -18,7 +18,7 @@ from pd_lightning.report.measures import FEWEST, Measure
 from pd_lightning.report.pictures import figure_of, finish, styles_of
 from pd_lightning.report.runs import Run
 from pd_lightning.report.tables import parameters_of
-from pd_lightning.report.teachers import learning_curves_of, teachers_of
+from pd_lightning.report.teachers import learning_curves_of, teacher_lines
 from pd_lightning.scores import interval
 
 DASHES = ("--", ":", "-.", (0, (8, 3)), (0, (1, 4)))
@@ -68,7 +68,7 @@ def learning_curves(runs: Sequence[Run], measures: Measures, path: Path) -> Path
     for game, axis in axes.items():
         frozen = {student: found[game].teacher for student, found in measures.items()
                   if game in found and game not in learning[student]}  # fmt: skip
-        for name, mean in teachers_of(frozen, labels).items():
+        for name, mean in teacher_lines(frozen, labels).items():
             dash = dashes.setdefault(name, DASHES[len(dashes) % len(DASHES)])
             axis.axhline(mean, color="grey", linestyle=dash, linewidth=1.2, label=name)
         axis.set_xlabel("updates", fontsize=8)

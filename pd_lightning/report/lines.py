@@ -8,11 +8,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pd_lightning.files import whole
+from pd_lightning.files import atomic
 from pd_lightning.report.groups import Measures
 from pd_lightning.report.runs import Student
 
-KIND = ("size", "loss", "games", "settings", "acts", "updates", "protocol", "game")
+STUDENT_COLUMNS = ("size", "loss", "games", "settings", "acts", "updates", "protocol", "game")
 RUN = ("run", "seed", "data_seed", "episodes", "return", "return_std", "teacher", "percent_of_teacher", "above_random",
        "human_normalised", "temperature", "runs")  # fmt: skip
 STUDENT = ("runs", "episodes", "score", "score_low", "score_high", "teacher", "percent_of_teacher", "percent_low",
@@ -27,24 +27,24 @@ def write_runs(path: Path, measures: Measures) -> Path:
             for number, one in enumerate(found.singles):
                 (values,) = one.runs
                 deviation = float(values.std(ddof=1)) if len(values) > 1 else math.nan
-                rows.append([*kind(student, game), number, *found.seeds[number], len(values), one.score, deviation,
-                             one.teacher_mean, one.percent, one.above_random, one.human,
+                rows.append([*student_cells(student, game), number, *found.seeds[number], len(values), one.score,
+                             deviation, one.teacher_mean, one.percent, one.above_random, one.human,
                              found.temperatures[number], found.folders[number]])  # fmt: skip
-    return write_csv(path, KIND + RUN, rows)
+    return write_csv(path, STUDENT_COLUMNS + RUN, rows)
 
 
 def write_students(path: Path, measures: Measures) -> Path:
     """Writes a line for each student and game, with 95% intervals; returns the file."""
     rows = [
-        [*kind(student, game), len(found.runs), sum(map(len, found.runs)), found.score, *found.score_interval,
+        [*student_cells(student, game), len(found.runs), sum(map(len, found.runs)), found.score, *found.score_interval,
          found.teacher_mean, found.percent, *found.percent_interval, found.above_random, found.human]
         for student, games in measures.items() for game, found in games.items()
     ]  # fmt: skip
-    return write_csv(path, KIND + STUDENT, rows)
+    return write_csv(path, STUDENT_COLUMNS + STUDENT, rows)
 
 
-def kind(student: Student, game: str) -> list[Any]:
-    """The cells of `KIND`."""
+def student_cells(student: Student, game: str) -> list[Any]:
+    """The cells of `STUDENT_COLUMNS`."""
     settings = ", ".join(student.settings)
     return [student.size, student.loss, " ".join(student.games), settings, student.acts, student.updates,
             student.protocol, game]  # fmt: skip
@@ -52,6 +52,6 @@ def kind(student: Student, game: str) -> list[Any]:
 
 def write_csv(path: Path, head: Sequence[str], rows: Iterable[list[Any]]) -> Path:
     """Writes a table; returns the file."""
-    with whole(path) as part, part.open("w", newline="") as file:
+    with atomic(path) as part, part.open("w", newline="") as file:
         csv.writer(file).writerows([head, *rows])
     return path

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from pd_lightning.files import whole
+from pd_lightning.files import atomic
 
 WIDTH = 9.0
 """Inches; at 100 dots an inch that is the width of a README."""
@@ -63,6 +63,6 @@ def finish(figure: Figure, axes: dict[str, Axes], path: Path, note: str = "") ->
             break
         legend.remove()
     figure.set_figheight(figure.get_figheight() + box.height / figure.dpi)  # none of it at the plots' cost
-    with whole(path) as part:
+    with atomic(path) as part:
         figure.savefig(part, bbox_inches="tight", pad_inches=0.05)
     return path

@@ -54,9 +54,7 @@ class Student:
     def said(self) -> tuple[str, ...]:
         """Settings and rules of play, each as it is shown, but for those that updates and protocol say already."""
         again = (f"max_steps {self.updates}", f"played_by_protocol {self.protocol}")
-        said = (each for each in self.settings if each not in again)
-        short = f" (scored after {self.updates:,})"  # killed, or stopped early
-        return (*(each + short * (whole_run(each) > self.updates) for each in said), *self.rules)
+        return (*(each for each in self.settings if each not in again), *self.rules)
 
     @property
     def rules(self) -> tuple[str, ...]:
@@ -74,12 +72,6 @@ class Student:
                 others.append(", ".join(said for said in there if said not in here) or "other settings")
         said = tuple(f"goes on from {other}" for other in dict.fromkeys(others))
         return replace(self, settings=(*self.settings, *said))
-
-
-def whole_run(setting: str) -> int:
-    """How many updates a setting, as it is shown, asks for: 0 if it is another, or a run without an end."""
-    name, _, value = setting.partition(" ")
-    return max(int(value), 0) if name == "max_steps" and value.lstrip("-").isdigit() else 0
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ def learning_curves_of(runs: Sequence[Run], student: Student) -> dict[str, list[
     return found
 
 
-def teachers_of(returns: Mapping[Student, np.ndarray], labels: Mapping[Student, str]) -> dict[str, float]:
+def teacher_lines(returns: Mapping[Student, np.ndarray], labels: Mapping[Student, str]) -> dict[str, float]:
     """Mean returns of the teachers that students of a game had: "teacher" if all had one, else what tells them apart.
 
     Args:

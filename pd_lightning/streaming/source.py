@@ -95,7 +95,7 @@ class Epochs:
         return self._found[number].result()
 
 
-class Whole:
+class Decoded:
     """All blocks decoded, each once, beginning with those that are needed first.
 
     Args:
@@ -158,7 +158,7 @@ class Sliding:
         self._slot_of = np.arange(window.slots)  # by a pass's number modulo theirs
 
     def gather(self, number: int, low: int, high: int, room: Any) -> np.ndarray:
-        """As `Whole.gather`; in several steps, if the window does not hold all of a batch at once."""
+        """As `Decoded.gather`; in several steps, if the window does not hold all of a batch at once."""
         epoch, base = self._epochs[number], number * self._in_epoch
         rows = epoch.rows[low:high]
         steps = rows % self._piece  # within the piece: a block is a whole number of them

@@ -21,7 +21,7 @@ from pd_lightning.blocks import BLOCK, Shard
 from pd_lightning.streaming.device import DeviceWindow, to_device
 from pd_lightning.streaming.order import Order, Reach, split_episodes
 from pd_lightning.streaming.sequence import Blocks
-from pd_lightning.streaming.source import Epochs, Sliding, Whole, memory_of, read_ahead, variety
+from pd_lightning.streaming.source import Decoded, Epochs, Sliding, memory_of, read_ahead, variety
 from pd_lightning.streaming.window import Window
 
 
@@ -88,7 +88,7 @@ class Stream:
         self._workers = workers or new_workers()
         self._epochs = Epochs(self.order, self._workers)
         self._bounds: list[int] = self.order.bounds.tolist()
-        self._source: Whole | Sliding | None = None  # memory is taken when the first batch is
+        self._source: Decoded | Sliding | None = None  # memory is taken when the first batch is
 
     def __len__(self) -> int:
         """Batches in an epoch, on every rank."""
@@ -138,7 +138,7 @@ class Stream:
             self._window = DeviceWindow(self.blocks, slots, steps, self._workers, self.device)
             self._q_on_device = torch.from_numpy(flat).to(self.device)
         if reach is None:
-            self._source = Whole(self._epochs, self._window)
+            self._source = Decoded(self._epochs, self._window)
         else:
             self._source = Sliding(self.order, self._epochs, self._window)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import fsspec
 
-from pd_lightning.files import whole
+from pd_lightning.files import atomic
 from pd_lightning.remote import cache_folder
 from pd_lightning.teacher.archives import TEXT_LIMIT, WEIGHTS_LIMIT, copy_limited
 from pd_lightning.teacher.fault import TeacherError, naming
@@ -65,7 +65,7 @@ def fetch(url: str) -> Path:
                 _get(
                     files, f"{root}/{name}", folder / name, WEIGHTS_LIMIT if name == chosen else TEXT_LIMIT, sizes[name]
                 )
-        with whole(record) as part:
+        with atomic(record) as part:
             part.write_text(chosen)
     return folder / chosen
 
@@ -90,6 +90,6 @@ def _get(files: Any, place: str, target: Path, limit: int, size: int) -> None:
     if size > limit:
         raise TeacherError(f"hf://{place}: {size:,} bytes, allowed are {limit:,}; choose another model")
     target.parent.mkdir(parents=True, exist_ok=True)
-    with whole(target) as part, files.open(place, "rb") as source, part.open("wb") as opened:
+    with atomic(target) as part, files.open(place, "rb") as source, part.open("wb") as opened:
         if copy_limited(source, opened, limit) > limit:
             raise TeacherError(f"hf://{place}: more than the {limit:,} bytes allowed; choose another model")

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from pd_lightning.files import sync, whole
+from pd_lightning.files import atomic, sync
 from pd_lightning.networks import SIZES, QNetwork
 from pd_lightning.teacher.agent import Teacher, weights_sha256
 from pd_lightning.teacher.fault import TeacherError, naming
@@ -64,7 +64,7 @@ def save_teacher(
     metadata["digest"] = _digest(weights, metadata)
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with whole(target) as part:
+    with atomic(target) as part:
         part.write_bytes(save(weights, metadata))  # not save_file: it would be readable by its owner alone
         sync(part)
     return target

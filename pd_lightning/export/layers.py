@@ -28,7 +28,7 @@ class Centre(nn.Module):
         return (states.to(torch.float32) - self.mean) / self.deviation
 
 
-def plain(player: Teacher) -> nn.Sequential:
+def common_layers(player: Teacher) -> nn.Sequential:
     """The player's network in layers that every runtime knows, for any batch: our own moves bytes in groups of four."""
     network = player.network
     if isinstance(network, QNetwork):

@@ -9,10 +9,10 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 
-from pd_lightning.files import sync, whole
+from pd_lightning.files import atomic, sync
 
 
-class WholeCheckpoints(TorchCheckpointIO):
+class AtomicCheckpoints(TorchCheckpointIO):
     """Writes beside the file that is to be, then renames.
 
     Lightning's own writes to the folder for temporary files first, and copies from there: on another file system a kill
@@ -26,12 +26,12 @@ class WholeCheckpoints(TorchCheckpointIO):
             return
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with whole(target) as part:
+        with atomic(target) as part:
             torch.save(checkpoint, part)
             sync(part)
 
 
-def keep_whole(trainer: pl.Trainer) -> None:
+def write_atomically(trainer: pl.Trainer) -> None:
     """Has a run's checkpoints written so, unless its strategy has a way of its own."""
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
-        trainer.strategy.checkpoint_io = WholeCheckpoints()
+        trainer.strategy.checkpoint_io = AtomicCheckpoints()
