@@ -27,7 +27,7 @@ def test_a_run_learns_from_so_many_rounds_as_are_due_and_the_same_ones_again(tea
     monkeypatch.setattr(PolicyDistillation, "training_step", lambda self, *a: seen.append(a[0]) or step(self, *a))
     data = live(teachers, **WAYS[way])
     first = run(data)
-    assert collector_of(data).rounds == data.settings.rounds_due(7, 1)
+    assert collector_of(data).rounds == data.settings.rounds_due(7)
     assert {game: len(part.states) for game, part in seen[0].items()} == dict.fromkeys(data.settings.games, 16)
     again = run(live(teachers, **WAYS[way]))
     for a, b in zip(seen[:8], seen[8:], strict=True):
@@ -100,7 +100,7 @@ def test_a_run_goes_on_with_memory_and_teacher_as_they_were(teachers, tmp_path, 
     for game, ahead in state["processes"][0]["ahead"].items():  # the first round that it takes was played before
         assert torch.equal(taken[0][game].states, unpack(ahead["states"], taken[0][game].states.shape))
         assert torch.equal(taken[0][game].q, ahead["q"])
-    assert collector_of(data).rounds == data.settings.rounds_due(8, 1)
+    assert collector_of(data).rounds == data.settings.rounds_due(8)
 
 
 def test_a_resumed_run_does_not_score_a_frozen_teacher_again(teachers, tmp_path):
@@ -134,7 +134,7 @@ def test_a_student_that_has_learned_from_a_recording_may_go_on_with_live_play(
         trainer = quiet_trainer(max_epochs=-1, max_steps=updates, enable_checkpointing=True, callbacks=[
             ModelCheckpoint(tmp_path, save_top_k=-1, every_n_train_steps=updates)])  # fmt: skip
         trainer.fit(student(data), datamodule=data, ckpt_path=str(tmp_path / file))
-        assert collector_of(data).rounds == data.settings.rounds_due(updates - 5 - 1, 1)  # of this play's updates
+        assert collector_of(data).rounds == data.settings.rounds_due(updates - 5 - 1)  # of this play's updates
     trainer = quiet_trainer(max_epochs=-1, max_steps=19, limit_val_batches=0)  # and back
     trainer.fit(student(recorded), datamodule=recorded, ckpt_path=str(tmp_path / "epoch=0-step=13.ckpt"))
 
@@ -145,7 +145,7 @@ def test_a_second_student_is_played_for_anew(teachers):
     first = collector_of(data)
     run(data)
     assert collector_of(data) is not first
-    assert collector_of(data).rounds == data.settings.rounds_due(7, 1)
+    assert collector_of(data).rounds == data.settings.rounds_due(7)
 
 
 def test_a_second_fit_of_a_trainer_is_refused(teachers):

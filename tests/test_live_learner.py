@@ -76,11 +76,11 @@ def test_each_round_of_a_learning_teacher_has_the_share_of_chance_that_is_due(mo
     monkeypatch.setattr(Games, "play", lambda self, policy, share: shares.append(share) or play(self, policy, share))
     settings = live_settings(learn=True, parallel=1, steps=4)
     collector = Collector(
-        settings, Process(0, 1, torch.device("cpu"), nullcontext), {"pong": learner_of()}, {"pong": False}, {}
+        settings, Process(0, torch.device("cpu"), nullcontext), {"pong": learner_of()}, {"pong": False}, {}
     )
     for _ in range(3):
         collector.play_one()
-    assert shares == [settings.epsilon(rounds, 1) for rounds in range(3)]
+    assert shares == [settings.epsilon(rounds) for rounds in range(3)]
     assert len(set(shares)) == 3
 
 

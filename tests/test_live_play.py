@@ -2,6 +2,7 @@
 
 import math
 from contextlib import nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -131,17 +132,18 @@ def test_shares_of_the_teacher_and_of_chance_go_linearly_from_first_to_last():
     lessons = Lessons(epsilon_start=1.0, epsilon_end=0.2, epsilon_steps=1600)
     settings = live_settings(beta=1.0, beta_end=0.2, beta_steps=1600, lessons=lessons)
     for share in (settings.beta_at, settings.epsilon):
-        assert [share(rounds, 1) for rounds in (0, 20, 40, 80)] == pytest.approx([1.0, 0.6, 0.2, 0.2])
-        assert share(10, 2) == pytest.approx(0.6)
-    assert live_settings(beta=0.3, beta_end=0.3).beta_at(7, 1) == 0.3
+        assert [share(rounds) for rounds in (0, 20, 40, 80)] == pytest.approx([1.0, 0.6, 0.2, 0.2])
+    two = replace(settings, devices=2)
+    assert two.beta_at(10) == two.epsilon(10) == pytest.approx(0.6)
+    assert live_settings(beta=0.3, beta_end=0.3).beta_at(7) == 0.3
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("fresh", [0.05, 0.25, 3.0])
 def test_so_many_states_are_fresh_as_were_asked_for(ranks, fresh):
-    settings = live_settings(fresh=fresh)
+    settings = live_settings(fresh=fresh, devices=ranks)
     for update in (0, 1, 10, 99):
-        rounds = settings.rounds_due(update, ranks) - settings.prefill_rounds(ranks)
+        rounds = settings.rounds_due(update) - settings.prefill_rounds
         lack = update * 32 * fresh - rounds * 40 * ranks
         assert 0 <= lack < 40 * ranks
 
@@ -210,10 +212,10 @@ def test_more_states_than_the_memory_holds_are_refused_before_anything_is_played
 def test_states_are_counted_in_the_memory_in_which_they_lie(monkeypatch):
     settings = live_settings(buffer_size=16_000, parallel=4)
     monkeypatch.setattr("pd_lightning.live.settings.available_memory", lambda device: 4_000 * STATE_BYTES)
-    settings.check_room(torch.device("cuda"), 4, 1)  # each of four GPUs has its own
-    for ranks, neighbours in ((4, 4), (3, 1), (1, 1)):
+    replace(settings, devices=4).check_room(torch.device("cuda"), 1)  # each of four GPUs has its own
+    for devices, neighbours in ((4, 4), (3, 1), (1, 1)):
         with pytest.raises(ValueError, match="GiB are free"):
-            settings.check_room(torch.device("cpu"), ranks, neighbours)
+            replace(settings, devices=devices).check_room(torch.device("cpu"), neighbours)
 
 
 def test_a_teacher_of_another_game_is_refused(teachers):
@@ -231,9 +233,9 @@ def test_a_batch_that_the_devices_cannot_share_is_refused(teachers):
 def collectors():
     """Of two games, in each of which ten steps were played: as they are, with another seed, in another process."""
     for rank, seed in ((0, 0), (0, 1), (1, 0)):
-        settings = live_settings(games=("pong", "breakout"), parallel=2, seed=seed)
+        settings = live_settings(games=("pong", "breakout"), parallel=2, seed=seed, devices=2)
         teachers = {game: teacher_of(game) for game in settings.games}
-        process = Process(rank, 2, torch.device("cpu"), nullcontext)
+        process = Process(rank, torch.device("cpu"), nullcontext)
         collector = Collector(settings, process, teachers, dict.fromkeys(teachers, False), {})
         for buffer in collector.buffers.values():
             buffer.steps = 10

@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import checkpoint_of, quiet_trainer, tiny_network
 from pytorch_lightning.trainer.states import TrainerFn
-from staging import LEARNING, SHORT, collector_of, live, live_settings, run, teacher_of
+from staging import LEARNING, SHORT, live, live_settings, run, teacher_of
 
 from pd_lightning.atari import PROTOCOLS
 from pd_lightning.blocks import Shard
@@ -28,8 +28,8 @@ from pd_lightning.resuming import ResumeError
 from pd_lightning.teacher import load_teacher, save_teacher
 
 
-def process_of(rank=0, ranks=1):
-    return Process(rank, ranks, torch.device("cpu"), nullcontext)
+def process_of(rank=0):
+    return Process(rank, torch.device("cpu"), nullcontext)
 
 
 def test_the_teachers_share_of_decisions_follows_the_schedule(teachers, monkeypatch):
@@ -136,19 +136,22 @@ def test_a_teacher_that_trains_does_not_go_on_with_another_number_of_devices():
 def test_live_play_does_not_go_on_with_other_fire_rules_or_another_number_of_devices(teachers):
     data = live(teachers)
     run(data, 1)
-    state, collector = data.state_dict(), collector_of(data)
+    state = data.state_dict()
     data.load_state_dict(state)
     data.fire = {"pong": True}
     with pytest.raises(ResumeError, match=r"fire was {'pong': False} in the checkpoint and is {'pong': True} now"):
         data.load_state_dict(state)
-    collector.process = replace(collector.process, ranks=2)
+    data.fire = {"pong": False}
+    data.settings = replace(data.settings, devices=2)
     with pytest.raises(ResumeError, match=r"devices was 1 in the checkpoint and is 2 now"):
         data.load_state_dict(state)
 
 
 def test_each_process_of_a_resumed_run_has_its_own_replay_buffer(monkeypatch):
     def collector(rank):
-        return Collector(live_settings(prefill=40), process_of(rank, 2), {"pong": teacher_of()}, {"pong": False}, {})
+        return Collector(
+            live_settings(prefill=40, devices=2), process_of(rank), {"pong": teacher_of()}, {"pong": False}, {}
+        )
 
     def share(every, mine):
         every[:] = [mine, mine]

@@ -35,13 +35,11 @@ class Process:
 
     Attributes:
         rank: its number.
-        ranks: how many there are.
         device: where it learns.
         context: of the precision in which it learns, for a thread beside.
     """
 
     rank: int
-    ranks: int
     device: torch.device
     context: Callable[[], AbstractContextManager]
 
@@ -73,8 +71,7 @@ class Collector:
         self.settings, self.process, self.teachers = settings, process, teachers
         self._fire, self._recorders = fire, recorders
         actions = {game: teacher.actions for game, teacher in teachers.items()}
-        capacity = settings.capacity(process.ranks)
-        shape = capacity, settings.parallel
+        shape = settings.capacity, settings.parallel
         self.buffers = {game: ReplayBuffer(*shape, actions[game], process.device) for game in settings.games}
         self.rounds, self.began = 0, None
         self._players: dict[str, Player] = {}
@@ -83,7 +80,7 @@ class Collector:
         self._cores = torch.get_num_threads()
         # A learning teacher averages its gradients in a thread: not among the collectives of the student. Of two NCCL
         # communicators both would have to be used in one order on all ranks, which threads do not keep.
-        self._group = torch.distributed.new_group(backend="gloo") if settings.learn and process.ranks > 1 else None
+        self._group = torch.distributed.new_group(backend="gloo") if settings.learn and settings.devices > 1 else None
 
     def play_one(self) -> None:
         """Plays a round and remembers it, at once; the teacher acts.
@@ -99,7 +96,7 @@ class Collector:
             update: its number here, from 0.
             students: gives the student as it is now, as a player of each game.
         """
-        while self.rounds < self.settings.rounds_due(update, self.process.ranks):
+        while self.rounds < self.settings.rounds_due(update):
             if self._ahead is None:
                 self._begin(students)
             assert self._ahead is not None
@@ -153,7 +150,7 @@ class Collector:
         played = {}
         for game, player in self._players.items():
             if isinstance(player, LearningPlayer):
-                player.epsilon = self.settings.epsilon(self.rounds, self.process.ranks)
+                player.epsilon = self.settings.epsilon(self.rounds)
             played[game] = player.play(None if students is None else students[game], beta)
             if game in self._recorders:
                 self._recorders[game].add(played[game])
@@ -172,7 +169,7 @@ class Collector:
             if self.process.device.type == "cpu":  # threads that wait for each other lose most to one who disturbs them
                 left = self._cores // 2 if self.settings.learn else self._cores - 1
                 torch.set_num_threads(max(left, 1))
-        beta = self.settings.beta_at(self.rounds, self.process.ranks)
+        beta = self.settings.beta_at(self.rounds)
         self._ahead = self._thread.submit(self._write_and_play, students() if beta < 1 else None, beta)
 
     def _write_and_play(self, students: Mapping[str, Policy] | None, beta: float) -> dict[str, Played]:
@@ -184,7 +181,7 @@ class Collector:
 
     def _batch(self, game: str, number: int, update: int) -> Batch:
         """States of a buffer, each at most once, that follow from seed, rank and update alone."""
-        buffer, size = self.buffers[game], self.settings.batch_size // self.process.ranks
+        buffer, size = self.buffers[game], self.settings.batch_size // self.settings.devices
         dice = np.random.default_rng([LIVE_SEEDS, self.settings.seed, number, self.process.rank, update, ORDER])
         return buffer.batch(dice.choice(len(buffer), size, replace=False, shuffle=False))
 
@@ -195,8 +192,8 @@ class Collector:
             ahead = {game: {"states": pack(part.states), "q": part.q} for game, part in self._ahead.result().items()}
         mine = {"buffers": {game: buffer.state_dict() for game, buffer in self.buffers.items()}, "ahead": ahead}
         every: list[Any] = [mine]
-        if self.process.ranks > 1:
-            every = [None] * self.process.ranks
+        if self.settings.devices > 1:
+            every = [None] * self.settings.devices
             torch.distributed.all_gather_object(every, mine)
         learners = {game: each for game, each in self.teachers.items() if isinstance(each, Learner)}
         return {

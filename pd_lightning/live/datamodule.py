@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -162,10 +163,9 @@ class LiveTeacher(pl.LightningDataModule):
 
     def steps_learned(self, game: str) -> int:
         """Decisions, over all devices, that a teacher which learns has learned from."""
-        assert self.collector is not None
         lessons, updates = self.settings.lessons, self.learners[game].schedule.last_epoch
         rounds = updates // (lessons.passes * lessons.minibatches)
-        return rounds * self.settings.round_states(self.collector.process.ranks)
+        return rounds * self.settings.round_states
 
     def teacher_returns(self, protocol: str, fire: bool = False) -> dict[str, float]:
         """The teachers' newest scores by these rules, which students are compared with."""
@@ -185,17 +185,17 @@ class LiveTeacher(pl.LightningDataModule):
                 has learned from live play before.
         """
         assert self.trainer is not None
-        settings, trainer = self.settings, self.trainer
+        trainer = self.trainer
+        self.settings = settings = replace(self.settings, devices=trainer.world_size)
         check_devices(settings.batch_size, trainer.world_size)
         if settings.learn:
             refuse_float16(trainer)
-        ranks, context = (trainer.global_rank, trainer.world_size), context_beside(trainer)
-        process = Process(*ranks, trainer.strategy.root_device, context)
+        process = Process(trainer.global_rank, trainer.strategy.root_device, context_beside(trainer))
         for teacher in self.frozen.values():
             teacher.to(process.device)
         if stage != "fit":
             return
-        settings.check_room(process.device, process.ranks, sharing(process.device, trainer.num_devices))
+        settings.check_room(process.device, sharing(process.device, trainer.num_devices))
         if batches_trained(trainer):
             raise ValueError(
                 "this Trainer has learned from live play before, which does not go on in a second fit: make a new "
@@ -205,10 +205,10 @@ class LiveTeacher(pl.LightningDataModule):
             self.learners = new_learners(settings, process, self.fire, trainer)
         recorders = new_recorders(self.record_to, settings, process, self.fire, self.frozen)
         self.collector = Collector(settings, process, self.learners or self.frozen, self.fire, recorders)
-        rank_zero_info(f"live: {settings.said(process.ranks)}")
+        rank_zero_info(f"live: {settings.said}")
         shown = trainer.progress_bar_callback is not None and trainer.is_global_zero
         with Progress(transient=True, disable=not shown) as progress:
-            rounds = range(settings.prefill_rounds(process.ranks))
+            rounds = range(settings.prefill_rounds)
             for _ in progress.track(rounds, description="Playing the first states"):
                 self.collector.play_one()
 
@@ -232,9 +232,8 @@ class LiveTeacher(pl.LightningDataModule):
 
     def _fixed(self) -> dict[str, object]:
         """What a resumed run must have as it was; plain values."""
-        assert self.collector is not None
         teachers = {game: f"{teacher.name} ({teacher.sha256[:12]})" for game, teacher in self.frozen.items()}
-        return {**self.settings.state_dict(self.collector.process.ranks), "fire": self.fire, "teachers": teachers}
+        return {**self.settings.state_dict(), "fire": self.fire, "teachers": teachers}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on with replay buffers and teachers as they were; to score a checkpoint, nothing of it is needed.

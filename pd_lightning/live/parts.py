@@ -55,7 +55,7 @@ def new_learners(
         fire: whether FIRE is pressed, by game.
         trainer: of the run, over which their learning rate falls.
     """
-    rounds = settings.rounds_due(total_updates(trainer, settings.updates), process.ranks)
+    rounds = settings.rounds_due(total_updates(trainer, settings.updates))
     learners = {}
     for number, game in enumerate(settings.games):
         actions, seed = len(action_meanings(game)), settings.seed + number
@@ -78,7 +78,7 @@ def new_recorders(
     rules, found = named_protocol(settings.protocol), {}
     for game, teacher in teachers.items():
         header = replace(header_of(teacher, rules, settings.parallel, settings.seed, fire[game]), player="both")
-        found[game] = Recorder(Path(folder) / game, header, process.rank, process.ranks)
+        found[game] = Recorder(Path(folder) / game, header, process.rank, settings.devices)
     return found
 
 

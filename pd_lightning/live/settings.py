@@ -17,7 +17,7 @@ from pd_lightning.pqn.games import check_learning, linear
 
 @dataclass(frozen=True)
 class LiveSettings:
-    """Settings of `pd_lightning.live.LiveTeacher`, which explains them."""
+    """Settings of `pd_lightning.live.LiveTeacher`, which explains them, and how many devices play."""
 
     games: tuple[str, ...]
     learn: bool
@@ -34,13 +34,15 @@ class LiveSettings:
     protocol: str
     seed: int
     lessons: Lessons
+    devices: int = 1
 
-    def said(self, ranks: int) -> str:
+    @property
+    def said(self) -> str:
         """Who plays and how much is kept, in a line."""
         who = "the teacher learns, and acts" if self.learn else f"the teacher takes {self.beta:.0%} of decisions"
         if self.beta != self.beta_end:
             who += f", after {self.beta_steps:,} steps {self.beta_end:.0%}"
-        return f"{who}; the newest {self.kept(ranks):,} states of {', '.join(self.games)} are kept"
+        return f"{who}; the newest {self.kept:,} states of {', '.join(self.games)} are kept"
 
     def check(self) -> None:
         """Raises a ValueError that names the first that makes no sense."""
@@ -73,16 +75,15 @@ class LiveSettings:
         if self.learn:
             check_learning({**asdict(self.lessons), "parallel": self.parallel, "steps": self.steps}, "--data.lessons.")
 
-    def check_room(self, device: torch.device, ranks: int, neighbours: int) -> None:
+    def check_room(self, device: torch.device, neighbours: int) -> None:
         """Raises a ValueError if what is kept does not fit the memory in which it is to lie.
 
         Args:
             device: where batches are.
-            ranks: devices of the run.
             neighbours: how many of them share that memory.
         """
-        kept, free = self.kept(ranks), available_memory(device)
-        each = STATE_BYTES * len(self.games) * neighbours / ranks  # bytes here for a state of the run
+        kept, free = self.kept, available_memory(device)
+        each = STATE_BYTES * len(self.games) * neighbours / self.devices  # bytes here for a state of the run
         if kept * each > free:
             rounds = ", two rounds," if kept > self.buffer_size else ""
             raise ValueError(
@@ -91,37 +92,41 @@ class LiveSettings:
                 f"{int(free / 2 / each):,}{', and fewer --data.steps' if rounds else ''}"
             )
 
-    def capacity(self, ranks: int) -> int:
+    @property
+    def capacity(self) -> int:
         """Steps of each game that a device keeps: at least two rounds, and a batch."""
-        games = self.parallel * ranks
+        games = self.parallel * self.devices
         return max(self.buffer_size // games, 2 * self.steps, -(-self.batch_size // games))
 
-    def kept(self, ranks: int) -> int:
+    @property
+    def kept(self) -> int:
         """States of each game that are kept, over all devices."""
-        return self.capacity(ranks) * self.parallel * ranks
+        return self.capacity * self.parallel * self.devices
 
-    def round_states(self, ranks: int) -> int:
+    @property
+    def round_states(self) -> int:
         """States of each game in a round, over all devices."""
-        return self.parallel * self.steps * ranks
+        return self.parallel * self.steps * self.devices
 
-    def prefill_rounds(self, ranks: int) -> int:
+    @property
+    def prefill_rounds(self) -> int:
         """Rounds before the first update: at least a batch."""
-        states = self.round_states(ranks)
+        states = self.round_states
         return max(self.prefill // states, -(-self.batch_size // states))
 
-    def rounds_due(self, update: int, ranks: int) -> int:
+    def rounds_due(self, update: int) -> int:
         """Rounds that must be in memory for the update of that number, counted from 0."""
-        return self.prefill_rounds(ranks) + math.floor(update * self.batch_size * self.fresh / self.round_states(ranks))
+        return self.prefill_rounds + math.floor(update * self.batch_size * self.fresh / self.round_states)
 
-    def beta_at(self, rounds: int, ranks: int) -> float:
+    def beta_at(self, rounds: int) -> float:
         """Probability that the teacher acts, after so many rounds."""
-        return linear(self.beta, self.beta_end, self.beta_steps, rounds * self.round_states(ranks))
+        return linear(self.beta, self.beta_end, self.beta_steps, rounds * self.round_states)
 
-    def epsilon(self, rounds: int, ranks: int) -> float:
+    def epsilon(self, rounds: int) -> float:
         """Share of random actions of a teacher that learns, after so many rounds."""
         start, end, steps = self.lessons.epsilon_start, self.lessons.epsilon_end, self.lessons.epsilon_steps
-        return linear(start, end, steps, rounds * self.round_states(ranks))
+        return linear(start, end, steps, rounds * self.round_states)
 
-    def state_dict(self, ranks: int) -> dict[str, object]:
+    def state_dict(self) -> dict[str, object]:
         """What a resumed run must have as it was; plain values."""
-        return {**asdict(self), "games": list(self.games), "devices": ranks}
+        return {**asdict(self), "games": list(self.games)}
