@@ -30,7 +30,7 @@ return       the score of one episode: the sum of its rewards, never clipped and
 The rooms, each importing only from those before it (the command lines, `__main__`, from all):
 
 1. `atari`, `losses`, `temperature`, `scores`: the game, the paper's formulas; `blocks`: recordings as files;
-   `bounds`, `files`, `machine`, `messages`: what any program needs;
+   `bounds`, `files`, `machine`, `messages`, `trainers`: what any program needs;
 2. `centring`, `networks`: students and teachers; `emulators`, `episodes`, `rollout`: how they play; `servers`,
    `remote`: recordings that lie elsewhere;
 3. `teacher`, `streaming`: teachers from files, batches from recordings; `recorded`, `tryout`, `resuming`;

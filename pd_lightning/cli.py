@@ -30,6 +30,7 @@ from pd_lightning.checkpoints import (
 )
 from pd_lightning.commands import STOPPED
 from pd_lightning.ending import print_ending
+from pd_lightning.files import PRESETS
 from pd_lightning.folder import (
     RunConfig,
     checkpoint_folders,
@@ -42,9 +43,10 @@ from pd_lightning.folder import (
 from pd_lightning.machine import fastest_precision, keep_freed_memory
 from pd_lightning.messages import fail, our_own, quieten
 from pd_lightning.networks import parameter_count
-from pd_lightning.parser import PRESETS, SUBCOMMANDS, Parser, program
+from pd_lightning.parser import SUBCOMMANDS, Parser, program
 from pd_lightning.refusals import refuse_old_scores, refuse_search, refuse_strategy, refuse_unused
 from pd_lightning.summary import games_of, size_of
+from pd_lightning.trainers import callbacks_of, is_dry
 
 WHAT = "Policy distillation: trains students and teachers (fit), and scores them (test)."
 STOPPED_BY_SIGTERM = 128 + signal.SIGTERM
@@ -172,7 +174,7 @@ class DistillationCLI(LightningCLI):
         validated = bool(getattr(self.datamodule, "held_out", None)) and not done
         if validated:  # the last validation is some updates old
             self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
-        dry = self.trainer.fast_dev_run  # pyright: ignore[reportAttributeAccessIssue]
+        dry = is_dry(self.trainer)
         for checkpoint in [] if dry else self.trainer.checkpoint_callbacks:
             if isinstance(checkpoint, Checkpoint) and checkpoint.dirpath:
                 if validated and self.trainer.limit_val_batches:
@@ -199,7 +201,7 @@ class DistillationCLI(LightningCLI):
             fail("--trainer.limit_test_batches 0 leaves out play too: give 1 to measure hardly any held-out states")
         self.before_validate()
         self._began = time.time()
-        for callback in self.trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
+        for callback in callbacks_of(self.trainer):
             if isinstance(callback, Rollouts):
                 callback.updates_before = self._checkpoint_updates
 

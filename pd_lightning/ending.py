@@ -19,6 +19,7 @@ from pd_lightning.resuming import batches_trained
 from pd_lightning.rollout import Returns
 from pd_lightning.summary import results_table
 from pd_lightning.teacher import save_teacher
+from pd_lightning.trainers import callbacks_of, data_of
 
 
 def print_ending(trainer: pl.Trainer, began: float, seconds: float) -> None:
@@ -32,13 +33,13 @@ def print_ending(trainer: pl.Trainer, began: float, seconds: float) -> None:
     folder = run_folder(trainer)
     if not trainer.is_global_zero:
         return
-    rollouts = next((each for each in callbacks(trainer) if isinstance(each, Rollouts)), None)
+    rollouts = next((each for each in callbacks_of(trainer) if isinstance(each, Rollouts)), None)
     teachers = save_teachers(trainer, folder, rollouts) if folder else []
     console = Console()
     if not console.is_terminal:
         console.width = 100  # the table in one piece, in a log file
     scores = rollouts.scores if rollouts else {}
-    data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+    data = data_of(trainer)
     console.print(results_table(scores, trainer.lightning_module, data, trainer.callback_metrics, seconds))
     logs = [("logs", folder)] if folder else []
     for kind, path in [
@@ -49,16 +50,11 @@ def print_ending(trainer: pl.Trainer, began: float, seconds: float) -> None:
         console.print(f"{kind:<11}{path}", soft_wrap=True, highlight=False, markup=False)
 
 
-def callbacks(trainer: pl.Trainer) -> list[pl.Callback]:
-    """All of a run's."""
-    return trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
-
-
 def learned(
     trainer: pl.Trainer, rollouts: Rollouts | None
 ) -> Iterator[tuple[str, QNetwork, int | str, Returns | None]]:
     """Teachers that have learned by reward in this run: game, network, steps that they learned from, score."""
-    model, data = trainer.lightning_module, trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+    model, data = trainer.lightning_module, data_of(trainer)
     if isinstance(model, PQN) and isinstance(data, ParallelPlay):
         score = rollouts.scores.get(data.game) if rollouts else None
         steps = data.steps_after(batches_trained(trainer), trainer.world_size)
@@ -80,7 +76,7 @@ def save_teachers(trainer: pl.Trainer, folder: Path, rollouts: Rollouts | None) 
             network,
             (folder / game if len(found) > 1 else folder) / "teacher.safetensors",
             {"steps": steps, "command": command, **score_metadata(score)},
-            fire=trainer.datamodule.fire_rules()[game],  # pyright: ignore[reportAttributeAccessIssue]
+            fire=data_of(trainer).fire_rules()[game],
         )
         for game, network, steps, score in found
     ]
@@ -101,7 +97,7 @@ def score_metadata(returns: Returns | None) -> Mapping[str, object]:
 
 def checkpoints_and_films(trainer: pl.Trainer, began: float) -> Iterator[tuple[str, Path]]:
     """Kind and path of each that this run has left; without loggers those of others may lie beside them."""
-    for callback in callbacks(trainer):
+    for callback in callbacks_of(trainer):
         if isinstance(callback, Checkpoint) and callback.dirpath:
             found = [path for path in Path(callback.dirpath).glob("[!.]*.ckpt") if path.stat().st_mtime >= began - 1]
             yield from (("checkpoint", path) for path in sorted(found))

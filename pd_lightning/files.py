@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+PRESETS = Path(__file__).parent / "presets"
+"""Configurations that ship."""
+
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import io
 import itertools
 import sys
@@ -12,11 +11,12 @@ from typing import Any
 
 import imageio.v2 as imageio
 import numpy as np
+from jsonargparse import Namespace
 from PIL import Image, ImageDraw
 from rich.console import Console
 
 from pd_lightning.atari import FRAME_SKIP, FRAMES_PER_SECOND, PROTOCOLS, Protocol, build, named_protocol
-from pd_lightning.commands import status_of
+from pd_lightning.commands import Options, status_of
 from pd_lightning.episodes import Policy, moments
 from pd_lightning.files import atomic
 from pd_lightning.teacher import load_teacher
@@ -119,10 +119,10 @@ def write_gif(path: Path, pictures: Iterable[np.ndarray]) -> None:
         part.write_bytes(gif(pictures))
 
 
-def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+def options_of(arguments: Sequence[str] | None = None) -> Namespace:
     """What was asked for."""
-    parser = argparse.ArgumentParser(prog="python -m pd_lightning.film", description="Films players side by side.")
-    parser.add_argument("players", nargs="+", help="teacher files, checkpoints or run folders of one game")
+    parser = Options(prog="python -m pd_lightning.film", description="Films players side by side.")
+    parser.add_argument("players", type=str, nargs="+", help="teacher files, checkpoints or run folders of one game")
     parser.add_argument("--output", required=True, type=Path, help="a file that ends in .gif or .mp4")
     parser.add_argument(
         "--game", help="which, of students of several games; players of another are refused (default: what they play)"
@@ -133,7 +133,7 @@ def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def film_players(options: argparse.Namespace) -> None:
+def film_players(options: Namespace) -> None:
     """Films players side by side, in episodes of one seed."""
     if options.output.suffix not in (".gif", ".mp4"):
         raise ValueError(f"--output is {options.output}: choose a name that ends in .gif or .mp4")

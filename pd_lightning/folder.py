@@ -15,6 +15,7 @@ from pytorch_lightning.cli import SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from pd_lightning.messages import fail
+from pd_lightning.trainers import is_dry
 
 NAME = "lightning_logs"
 FOLDERS = (TensorBoardLogger, CSVLogger)
@@ -42,7 +43,7 @@ def run_folder(trainer: pl.Trainer) -> Path | None:
     Its loggers may have one folder for all runs (W&B), or none (MLflow's server): then it is where Lightning has put
     this run's checkpoints.
     """
-    if not trainer.loggers or trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
+    if not trainer.loggers or is_dry(trainer):
         return None
     kept = Path(str(getattr(trainer.checkpoint_callback, "dirpath", None) or ""))
     if not isinstance(trainer.loggers[0], FOLDERS) and kept.name == "checkpoints":

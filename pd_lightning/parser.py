@@ -18,6 +18,7 @@ from pytorch_lightning.cli import LightningArgumentParser
 from pd_lightning.checkpoints import CheckpointError, find_checkpoint
 from pd_lightning.datamodule import TeacherDatasets
 from pd_lightning.distillation import PolicyDistillation
+from pd_lightning.files import PRESETS
 from pd_lightning.folder import NAME
 from pd_lightning.live import LiveTeacher
 from pd_lightning.messages import fail, one_line
@@ -26,7 +27,6 @@ from pd_lightning.pqn import PQN, ParallelPlay
 PRESET_OF = {PolicyDistillation: "default", TeacherDatasets: "default", LiveTeacher: "on_policy",
              ParallelPlay: "teacher", PQN: "teacher"}  # fmt: skip
 """A preset in which a class is used."""
-PRESETS = Path(__file__).parent / "presets"
 SUBCOMMANDS = {
     "fit": "Trains a student or a teacher, and scores it by play.",
     "validate": "Compares a checkpoint with its teacher in held-out states.",

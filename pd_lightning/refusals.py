@@ -10,6 +10,7 @@ from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 
 from pd_lightning.checkpoints import explicit_model_options
 from pd_lightning.resuming import fits_in_passing_processes
+from pd_lightning.trainers import callbacks_of
 
 
 def refuse_unused(config: Any, words: list[str]) -> None:
@@ -43,7 +44,7 @@ def refuse_strategy(trainer: pl.Trainer, name: str) -> None:
 
 def refuse_search(trainer: pl.Trainer) -> None:
     """Raises a ValueError if a run that goes on has a callback which tries things out and then begins anew."""
-    for each in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
+    for each in callbacks_of(trainer):
         if isinstance(each, LearningRateFinder | BatchSizeFinder):
             raise ValueError(
                 f"{type(each).__name__} would begin the run anew: leave it out where --ckpt_path goes on (what it has "

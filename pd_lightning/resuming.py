@@ -12,6 +12,8 @@ import torch
 import torch.distributed
 from lightning_utilities.core.rank_zero import rank_zero_info
 
+from pd_lightning.trainers import data_of
+
 if TYPE_CHECKING:  # whoever loads a teacher has no need of it, and it takes seconds
     import pytorch_lightning as pl
 
@@ -143,7 +145,7 @@ def datamodule_of(module: pl.LightningModule) -> Any:
     Raises:
         ValueError: it was given loaders instead, which know nothing of games, statistics and rules of play.
     """
-    data = module.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+    data = data_of(module.trainer)
     if data is None:
         name = type(module).__name__
         raise ValueError(f"{name} learns from a data module: give trainer.fit(module, datamodule=...), not loaders")

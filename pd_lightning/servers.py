@@ -152,12 +152,11 @@ class Server:
                 time.sleep(WAIT * 2 ** (number - 1))
         # Raised here, not under `except`: what went wrong may hold a password, and would be shown as the context.
         if full:
-            raise fault(self.folder, "disk", f"full ({reason})", "space for shards", f"free some, or {ELSEWHERE}")
+            raise ShardError(f"{self.folder}: disk is full ({reason}); free some, or {ELSEWHERE}")
         step = "check URL and network, then give the same command again"
         if count := len(numbered(self.folder / what.partition("/")[0])):
             step += f"; or go on offline with what is kept of before ({count} shards): --data.root {self.folder}"
-        where, reason = f"{self.shown}/{what}", f"failed ({reason})"
-        raise fault(where, f"attempt {number} of {ATTEMPTS}", reason, "a whole answer", step)
+        raise ShardError(f"{self.shown}/{what}: attempt {number} of {ATTEMPTS} failed ({reason}); {step}")
 
     def _explain(self, error: Exception) -> tuple[str, int | None]:
         """Why something failed, without secrets, and the HTTP status if there was one."""

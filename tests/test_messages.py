@@ -44,12 +44,13 @@ def test_nobody_is_advised_to_round_q_values_for_tensor_cores_and_other_news_are
     ("recording", ["--game", "pong", "--hours", "long"], 'key "hours": Expected a <class \'float\'>. Got value: long'),
     ("report", ["--tests", "3", "runs"], 'key "tests"'),
     ("export", ["--episodes", "3"], "player"),
+    ("film", ["a.ckpt", "--output", "a.gif", "--seconds", "long"], 'key "seconds"'),
     ("streaming", ["order"], "order.root"),
 ])  # fmt: skip
 def test_a_slip_in_the_options_of_a_command_is_one_line_that_names_its_help(monkeypatch, capsys, module, words, said):
     monkeypatch.setattr("sys.argv", [module, *words])
     name = f"pd_lightning.{module}"
-    command = importlib.import_module(name if module == "score" else f"{name}.__main__")
+    command = importlib.import_module(name if module in ("film", "score") else f"{name}.__main__")
     with pytest.raises(SystemExit) as stopped:
         command.main()
     err = capsys.readouterr().err

@@ -82,7 +82,7 @@ def test_a_signature_that_expires_while_counting_does_not_shorten_a_recording(re
         return 403 if expired else None
 
     remote.refuse = refuse
-    refused(remote.url, ["pong"], reasons=["pong/0000.h5: attempt 1 of 5 is failed (403 Forbidden)"])
+    refused(remote.url, ["pong"], reasons=["pong/0000.h5: attempt 1 of 5 failed (403 Forbidden)"])
 
 
 def test_a_game_without_shards_is_refused_by_name(remote):

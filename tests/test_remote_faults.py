@@ -73,7 +73,7 @@ def test_a_flipped_bit_never_reaches_the_cache(remote, tmp_path):
 )
 def test_what_never_arrives_whole_is_refused_and_leaves_nothing(remote, tmp_path, fault, reason):
     remote.faults[:] = [fault] * 100
-    reasons = [f"{remote.url}/breakout/0000.h5: attempt 5 of 5 is failed (", reason, "check URL and network"]
+    reasons = [f"{remote.url}/breakout/0000.h5: attempt 5 of 5 failed (", reason, "check URL and network"]
     message = refused(remote.url, ["breakout"], reasons=reasons)
     assert "--data.root" not in message  # there is nothing to go on with
     assert remote.bodies() == 5
@@ -82,7 +82,7 @@ def test_what_never_arrives_whole_is_refused_and_leaves_nothing(remote, tmp_path
 
 def test_a_shard_listed_but_not_given_is_refused_at_once(remote):
     remote.refuse = lambda method, path, headers, query: 404 if path.endswith("0001.h5") else None
-    refused(remote.url, ["pong"], reasons=["pong/0001.h5: attempt 1 of 5 is failed (404 Not Found)"])
+    refused(remote.url, ["pong"], reasons=["pong/0001.h5: attempt 1 of 5 failed (404 Not Found)"])
 
 
 @pytest.mark.parametrize("count", [1, 4])
@@ -98,7 +98,7 @@ def test_a_server_that_falls_silent_is_left(remote, fault, monkeypatch):
     monkeypatch.setattr(servers, "ATTEMPTS", 2)
     remote.faults[:] = [fault] * 100
     started = time.monotonic()
-    refused(remote.url, ["breakout"], reasons=["attempt 2 of 2 is failed (", "imeout"])
+    refused(remote.url, ["breakout"], reasons=["attempt 2 of 2 failed (", "imeout"])
     assert time.monotonic() - started < 5
 
 

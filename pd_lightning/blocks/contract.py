@@ -89,8 +89,8 @@ class Header:
         teacher_sha256: sha256 of its weights, 64 hexadecimal digits.
         outputs: what `q_values` are: "q", or "logits" of the teacher's policy. In the file only if it is not "q": then
             files of Q-values are what they were before there was a choice.
-        player: who acted: "teacher", or "both", it and perhaps a student, in live play, whose last episodes were left
-            out: then the returns are not the teacher's score. In the file only if it is not "teacher".
+        player: who acted: "teacher"; or "both", live play, in which teacher, student or a mixture of them acted, and
+            whose last episodes were left out: its returns are nobody's score. In the file only if it is not "teacher".
     """
 
     game: str

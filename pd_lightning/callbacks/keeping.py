@@ -18,6 +18,7 @@ from pd_lightning.callbacks.atomic import write_atomically
 from pd_lightning.callbacks.playing import refuse_late_average
 from pd_lightning.callbacks.stopping import MEASURED, check_monitor, within_update
 from pd_lightning.resuming import ResumeError, refuse_changes, refuse_unloadable
+from pd_lightning.trainers import callbacks_of, is_dry
 
 
 class Checkpoint(ModelCheckpoint):
@@ -114,7 +115,7 @@ class Checkpoint(ModelCheckpoint):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Also saves the last weights, which need not come when some are due; before an average takes their place."""
         super().on_train_epoch_end(trainer, pl_module)
-        dry = trainer.fast_dev_run  # pyright: ignore[reportAttributeAccessIssue]
+        dry = is_dry(trainer)
         if self.save_last and (trainer.should_stop or is_last_update(trainer)) and not dry:
             self.last_model_path = self.save(trainer, self.last_model_path, "last")
             self._last_checkpoint_saved, self._last_global_step_saved = self.last_model_path, trainer.global_step
@@ -142,7 +143,7 @@ class Checkpoint(ModelCheckpoint):
         Raises:
             ResumeError: its weights are averages, which learning does not go on from.
         """
-        averages = any(isinstance(each, WeightAveraging) for each in trainer.callbacks)  # pyright: ignore[reportAttributeAccessIssue]
+        averages = any(isinstance(each, WeightAveraging) for each in callbacks_of(trainer))
         if "current_model_state" in checkpoint and trainer.state.fn == TrainerFn.FITTING and not averages:
             raise ResumeError(
                 "cannot resume: the checkpoint's weights are averages, and learning goes on from others: give the "
@@ -157,7 +158,7 @@ class Checkpoint(ModelCheckpoint):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Lightning would save even in a dry run."""
-        if not trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
+        if not is_dry(trainer):
             super().on_train_end(trainer, pl_module)
         self._newest = self.best_model_path
         self._name_best()
@@ -192,7 +193,7 @@ class Checkpoint(ModelCheckpoint):
         Raises:
             ValueError: the monitored score is not among them.
         """
-        dry = trainer.sanity_checking or trainer.fast_dev_run  # pyright: ignore[reportAttributeAccessIssue]
+        dry = trainer.sanity_checking or is_dry(trainer)
         fitting = (trainer.state.fn == TrainerFn.FITTING or ended) and not dry
         if not fitting or self.score_key is None or not self.score_key.startswith(measured):
             return

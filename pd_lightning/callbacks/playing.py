@@ -9,10 +9,12 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import StochasticWeightAveraging, WeightAveraging
 from pytorch_lightning.trainer.states import TrainerFn
 
+from pd_lightning.trainers import callbacks_of
+
 
 def refuse_late_average(trainer: pl.Trainer) -> None:
     """Raises a ValueError if weights are averaged in a way that nobody would score or keep."""
-    if any(isinstance(each, StochasticWeightAveraging) for each in trainer.callbacks):  # pyright: ignore[reportAttributeAccessIssue]
+    if any(isinstance(each, StochasticWeightAveraging) for each in callbacks_of(trainer)):
         raise ValueError(
             "StochasticWeightAveraging has its average only after the last score and checkpoint: choose "
             "--trainer.callbacks+=pytorch_lightning.callbacks.EMAWeightAveraging, whose average is scored and kept"
@@ -30,7 +32,7 @@ def playing(trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[None]:
     try:
         with ExitStack() as stack:
             fitting = trainer.state.fn == TrainerFn.FITTING  # what is tested is what was loaded
-            for each in trainer.callbacks if fitting else ():  # pyright: ignore[reportAttributeAccessIssue]
+            for each in callbacks_of(trainer) if fitting else ():
                 if isinstance(each, WeightAveraging):
                     each.on_validation_epoch_start(trainer, module)
                     stack.callback(each.on_validation_epoch_end, trainer, module)

@@ -22,6 +22,7 @@ from pd_lightning.episodes import FIT_SEEDS, TEST_SEEDS, episode_seeds
 from pd_lightning.folder import run_folder
 from pd_lightning.rollout import Returns, play
 from pd_lightning.summary import teacher_means
+from pd_lightning.trainers import callbacks_of, data_of, is_dry
 
 SEEDS = {"fit": FIT_SEEDS, "test": TEST_SEEDS}
 
@@ -80,7 +81,7 @@ class Rollouts(Callback):
         refuse_late_average(trainer)
         if stage == "fit":
             check_early_stopping(trainer, self.every_n_updates)
-        for game in getattr(trainer.datamodule, "actions", {}) if self.fire else ():  # pyright: ignore[reportAttributeAccessIssue]
+        for game in getattr(data_of(trainer), "actions", {}) if self.fire else ():
             check_fire(game, "--rollouts.fire")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -112,7 +113,7 @@ class Rollouts(Callback):
 
     def _play(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
         """Plays all games and logs; once for each number of updates."""
-        if trainer.fast_dev_run or (stage == "fit" and self._played_at == trainer.global_step):  # pyright: ignore[reportAttributeAccessIssue]
+        if is_dry(trainer) or (stage == "fit" and self._played_at == trainer.global_step):
             return
         self._played_at, self._cut_short = trainer.global_step, False
         games = module.policies()  # pyright: ignore[reportCallIssue]
@@ -132,7 +133,7 @@ class Rollouts(Callback):
     def _log(self, trainer: pl.Trainer, teachers: dict[str, Returns], stage: str) -> None:
         """Logs, judges, keeps and says what was just played."""
         updates = trainer.global_step + self.updates_before
-        metrics = rollout_metrics(self.scores, teacher_means(trainer.datamodule, self.scores))  # pyright: ignore[reportAttributeAccessIssue]
+        metrics = rollout_metrics(self.scores, teacher_means(data_of(trainer), self.scores))
         for game, returns in teachers.items():
             metrics[f"rollout/{game}/teacher_return"] = returns.mean
             metrics[f"rollout/{game}/teacher_return_std"] = returns.std
@@ -140,7 +141,7 @@ class Rollouts(Callback):
         for logger in trainer.loggers:
             logger.log_metrics(metrics, updates)
         trainer.callback_metrics.update({key: torch.tensor(value) for key, value in metrics.items()})
-        for callback in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
+        for callback in callbacks_of(trainer):
             if isinstance(callback, Checkpoint):
                 callback.judge(trainer, "rollout/")
         folder = run_folder(trainer)
@@ -151,7 +152,7 @@ class Rollouts(Callback):
             compared = folder / f"{prefix}teacher_returns.csv"
             if teachers:
                 append_returns(compared, updates, teachers)
-            note_recorded(compared, updates, trainer.datamodule, self.scores)  # pyright: ignore[reportAttributeAccessIssue]
+            note_recorded(compared, updates, data_of(trainer), self.scores)
         for player, scores in (("", self.scores), (", the teacher", teachers)):
             for game, returns in scores.items():
                 rank_zero_info(f"update {updates:,}: {game}{player} {returns}")
@@ -166,7 +167,7 @@ class Rollouts(Callback):
 
     def _score_teachers(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> dict[str, Returns]:
         """Scores teachers that were not recorded, in the same episodes; live data know which."""
-        data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        data = data_of(trainer)
         unscored = data.unscored_teachers(self.protocol) if hasattr(data, "unscored_teachers") else {}
         found = {game: self._score(trainer, module, game, policy, stage) for game, policy in unscored.items()}
         if found:
@@ -201,5 +202,5 @@ class Rollouts(Callback):
 
 def fire_rule(trainer: pl.Trainer, game: str, given: bool | None) -> bool:
     """Whether to press FIRE for a student: as it was for its teacher, unless told otherwise."""
-    rules = getattr(trainer.datamodule, "fire_rules", dict)()  # pyright: ignore[reportAttributeAccessIssue]
+    rules = getattr(data_of(trainer), "fire_rules", dict)()
     return rules.get(game, False) if given is None else given

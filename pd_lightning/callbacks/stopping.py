@@ -11,6 +11,8 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, EarlyStopping
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from pd_lightning.trainers import callbacks_of, data_of
+
 MEASURED = ("rollout/", "val/")
 """How the keys of scores begin that weights can be chosen by, or training stopped."""
 EVERY = 8
@@ -85,10 +87,10 @@ def check_early_stopping(trainer: pl.Trainer, every_n_updates: int) -> None:
 
     It looks after each validation; a score by play that was not taken anew would count as one that is no better.
     """
-    for each in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
+    for each in callbacks_of(trainer):
         if not isinstance(each, EarlyStopping):
             continue
-        check_monitor("EarlyStopping's monitor", each.monitor, trainer.datamodule)  # pyright: ignore[reportAttributeAccessIssue]
+        check_monitor("EarlyStopping's monitor", each.monitor, data_of(trainer))
         if trainer.check_val_every_n_epoch is not None or each._check_on_train_epoch_end:  # it looks once an epoch
             continue
         batches, looks = every_n_updates * trainer.accumulate_grad_batches, trainer.val_check_interval
@@ -108,7 +110,7 @@ def check_stopping_by_epochs(trainer: pl.Trainer, every_n_updates: int) -> None:
     if trainer.num_training_batches == math.inf:
         return
     updates = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)  # of an epoch
-    for each in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
+    for each in callbacks_of(trainer):
         if not isinstance(each, EarlyStopping) or not each.monitor.startswith("rollout/"):
             continue
         looks = updates * (1 if each._check_on_train_epoch_end else trainer.check_val_every_n_epoch or 0)

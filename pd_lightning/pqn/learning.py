@@ -20,6 +20,7 @@ from pd_lightning.pqn.games import Minibatch, check_learning
 from pd_lightning.pqn.threads import context_beside
 from pd_lightning.resuming import batches_trained, datamodule_of, to_python
 from pd_lightning.teacher import load_teacher
+from pd_lightning.trainers import data_of
 
 LOGITS_TO_Q = 0.01
 """What a student's logits are multiplied by where no temperature is known: the paper's temperature."""
@@ -158,7 +159,7 @@ class PQN(Agent):
         loss = squared_error(self.network, batch)
         self.log("train/loss", loss, prog_bar=True)
         self.log("train/q", batch.targets.mean())
-        returns: list[float] = self.trainer.datamodule.returns  # pyright: ignore[reportAttributeAccessIssue]
+        returns: list[float] = data_of(self.trainer).returns
         if returns:
             self.log("train/clipped_return", float(np.mean(returns)), prog_bar=True, batch_size=len(returns))
             returns.clear()

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pd_lightning.blocks import ShardError, find_shards
+from pd_lightning.files import PRESETS
 from pd_lightning.recording.command import usual_teacher
 from pd_lightning.reproduce.tasks import DONE, Task
 
-PRESETS = Path(__file__).parent.parent / "presets"
 LOSSES = ("mse", "nll", "kl")
 COMPRESSED = ("net1", "net2", "net3")
 TEMPERATURES = (0.001, 0.003, 0.01, 0.03, 0.1, 1.0, 10.0)
