@@ -36,6 +36,8 @@ from pd_lightning.servers import ELSEWHERE, Server, clean, connect
 
 _TAGS = ("ETag", "etag", "blob_id", "generation", "Last-Modified", "LastModified", "mtime", "created")
 """What file systems call that which changes with a file's content, the surest first."""
+LARGEST = 8 * 2**30
+"""Bytes of a shard where a server does not say how many: 77 hours of Enduro, the longest allowed, have 5 GiB."""
 
 
 def cache_folder() -> Path:
@@ -163,15 +165,15 @@ def _tag_of(path: Path) -> Path:
 
 
 class _Bar(Callback):
-    """Shows how much of a shard has come, and stops a server that sends more than it announced."""
+    """Shows how much of a shard has come, and stops a server that sends more than it announced, or than any shard has."""
 
     def __init__(self, progress: Progress, name: str, announced: int | None) -> None:
         super().__init__()
-        self.progress, self.announced = progress, announced
+        self.progress, self.most = progress, LARGEST if announced is None else announced
         self.task = progress.add_task(name, total=announced)
 
     def call(self, *args: Any, **kwargs: Any) -> None:
         """What fsspec calls after each piece, as `value` has grown."""
         self.progress.update(self.task, completed=self.value)
-        if self.announced is not None and self.value > self.announced:
-            raise OSError(f"more than the {self.announced:,} bytes announced")
+        if self.value > self.most:
+            raise OSError(f"more than the {self.most:,} bytes announced, or allowed")

@@ -101,7 +101,10 @@ def silence() -> Iterator[None]:
 
 
 def open_exported(path: str | os.PathLike[str]) -> Policy:
-    """A file of `export` as a policy, run by the library that it is for: states uint8 [B, 4, 84, 84] to [B, A]."""
+    """A file of `export` as a policy, run by the library that it is for: states uint8 [B, 4, 84, 84] to [B, A].
+
+    Only for files of one's own: unlike `load_teacher` these libraries run what is in them.
+    """
     if Path(path).suffix == ".pt2":
         return torch.export.load(path).module()
     import onnxruntime  # pyright: ignore[reportMissingImports]
