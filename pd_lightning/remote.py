@@ -165,7 +165,7 @@ def _tag_of(path: Path) -> Path:
 
 
 class _Bar(Callback):
-    """Shows how much of a shard has come; stops a server that sends more than it announced, or than a shard may have."""
+    """Shows how much of a shard has come; stops a server that sends more than it announced, or a shard may have."""
 
     def __init__(self, progress: Progress, name: str, announced: int | None) -> None:
         super().__init__()
