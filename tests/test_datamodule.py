@@ -33,8 +33,8 @@ def hashes(states):
 
 def test_every_batch_holds_every_game_and_the_larger_one_comes_once_an_epoch(datasets):
     data = attached(datasets)
-    loader = data.train_dataloader()
-    pong, breakout = data.streams["pong"], data.streams["breakout"]
+    loader = data.batches()
+    pong, breakout = loader.streams["pong"], loader.streams["breakout"]
     wanted = TeacherDatasets(str(datasets), BOTH, 50, validation=0.2)
     wanted.trainer = data.trainer
     wanted.setup("fit")

@@ -256,7 +256,7 @@ def test_a_teacher_of_another_game_is_refused(tmp_path, teachers):
 
 
 @pytest.mark.parametrize(("door", "said"), [
-    (recorder, "stopped; the same command goes on\n"), (score, "stopped\n")
+    (recorder, "stopped; the same command goes on: hours that were begun begin anew\n"), (score, "stopped\n")
 ])  # fmt: skip
 def test_whoever_is_interrupted_says_so_in_one_line(door, said, monkeypatch, capsys):
     monkeypatch.setattr(door, "called", lambda *args, **more: os.kill(os.getpid(), signal.SIGINT) or time.sleep(9))

@@ -181,7 +181,7 @@ def test_a_score_that_early_stopping_never_finds_is_one_line(refused):
 
 def test_weights_alone_are_nothing_to_go_on_from(fit, refused):
     fit("--checkpoint.save_weights_only=true", "--checkpoint.every_n_train_steps=1", "--checkpoint.save_last=false",
-        "--checkpoint.filename=mine")  # fmt: skip
+        "--checkpoint.save_top_k=1", "--checkpoint.filename=mine")  # fmt: skip
     refused("--ckpt_path=lightning_logs/version_0/checkpoints/mine.ckpt", "--trainer.max_steps=4",
             reasons=["mine.ckpt: holds weights alone", "`test`"])  # fmt: skip
 

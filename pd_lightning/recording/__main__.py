@@ -21,7 +21,7 @@ def show() -> None:
 def main() -> int:
     """The command line."""
     keep_freed_memory()
-    return status_of(show, "stopped; the same command goes on: with the hours that were begun from their start")
+    return status_of(show, "stopped; the same command goes on: hours that were begun begin anew")
 
 
 if __name__ == "__main__":
