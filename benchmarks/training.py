@@ -9,6 +9,7 @@ both, some updates at a time. `fixed` over `bare` is what Lightning, logging and
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import statistics
 import tempfile
@@ -76,8 +77,9 @@ class Turns:
     def __iter__(self) -> Iterator[dict[str, Batch]]:
         first = self._loader.batch(0)
         fixed = {game: Batch(*(each.to(self._device) for each in part)) for game, part in first.items()}
+        epochs = itertools.chain.from_iterable(itertools.repeat(self._loader))
         for number in range(ENDLESS):
-            kind, recording = ("fit", iter(self._loader)) if number % 2 else ("fixed", repeat(fixed))
+            kind, recording = ("fit", epochs) if number % 2 else ("fixed", repeat(fixed))
             yield next(recording)
             synchronise(self._device)
             started = time.perf_counter()

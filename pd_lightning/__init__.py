@@ -33,10 +33,11 @@ The rooms, each importing only from those before it (the command lines, `__main_
    `bounds`, `files`, `machine`, `messages`, `trainers`: what any program needs;
 2. `centring`, `networks`: students and teachers; `emulators`, `episodes`, `rollout`: how they play; `servers`,
    `remote`: recordings that lie elsewhere;
-3. `teacher`, `streaming`: teachers from files, batches from recordings; `recorded`, `tryout`, `resuming`;
+3. `checkpoints`, `teacher`, `streaming`: weights from files, batches from recordings; `recorded`, `tryout`, `resuming`,
+   `cluster`;
 4. `agent`, `distillation`, `pqn`: what learns; `recording`, `datamodule`, `live`: what it learns from;
-5. `callbacks`, `checkpoints`, `folder`, `summary`, `ending`: what a run leaves; `commands`, `parser`, `refusals`,
-   `cli`: how it is asked for; `score`, `film`, `export`, `report`, `reproduce`, `cluster`: what becomes of it.
+5. `callbacks`, `folder`, `summary`, `ending`: what a run leaves; `commands`, `parser`, `refusals`,
+   `cli`: how it is asked for; `score`, `film`, `export`, `report`, `reproduce`: what becomes of it.
 
 The modules are imported one by one (`from pd_lightning import losses`): this file imports none of them, so that asking
 for the version is instant.

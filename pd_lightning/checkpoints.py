@@ -113,7 +113,9 @@ def student_weights(name: str, student: Any) -> dict[str, Any]:
         raise CheckpointError(
             f"weights is {name}, which is not there: give --model.weights a student's checkpoint, or its run's folder"
         )
-    path = find_checkpoint(str(Path(name).absolute()), [])
+    path = last_in(Path(name)) if Path(name).is_dir() else Path(name)
+    if path is None:
+        raise CheckpointError(f"weights is {name}, which has no last.ckpt: give --model.weights another run's folder")
     checkpoint = read_checkpoint(path)
     prefix, settings = "student.", checkpoint["hyper_parameters"]
     found = {key.removeprefix(prefix): each for key, each in checkpoint["state_dict"].items() if key.startswith(prefix)}

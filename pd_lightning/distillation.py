@@ -45,7 +45,8 @@ class PolicyDistillation(Agent):
         learning_rate: the highest; it rises during the warm-up and then falls linearly to zero at the end of the run.
         warmup: updates until the learning rate is at its highest.
         weights: begin with another student's, a checkpoint or a run's folder, instead of with nothing: for other
-            recordings, another loss or another learning rate. Size and games must be the same.
+            recordings, another loss or another learning rate. Size and games must be the same. The input stays centred
+            as that student is used to.
 
     Raises:
         ValueError: a setting makes no sense.

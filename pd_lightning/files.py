@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PRESETS = Path(__file__).parent / "presets"
@@ -30,7 +30,8 @@ def atomic(path: Path) -> Iterator[Path]:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from None  # the name that the user knows
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # where it could not even be looked for, that was said
+            part.unlink()
 
 
 def write_text(path: Path, text: str) -> Path:

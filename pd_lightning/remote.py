@@ -170,10 +170,11 @@ class _Bar(Callback):
     def __init__(self, progress: Progress, name: str, announced: int | None) -> None:
         super().__init__()
         self.progress, self.most = progress, LARGEST if announced is None else announced
+        self.whose = "allowed where none are " if announced is None else ""
         self.task = progress.add_task(name, total=announced)
 
     def call(self, *args: Any, **kwargs: Any) -> None:
         """What fsspec calls after each piece, as `value` has grown."""
         self.progress.update(self.task, completed=self.value)
         if self.value > self.most:
-            raise OSError(f"more than the {self.most:,} bytes announced, or allowed")
+            raise OSError(f"more than the {self.most:,} bytes {self.whose}announced")

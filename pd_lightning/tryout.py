@@ -22,7 +22,7 @@ FRAMES = 18_000
 """Emulator frames after which an episode is cut here: five minutes of play, which tell enough."""
 LIKE_RANDOM = 0.1
 """A score below random play's plus this share of the gap to a human's or DQN's, whichever is less, counts as random.
-Random play itself, in four episodes, stayed below it in all of 20 tries in each of the ten games."""
+Random play itself, in four episodes, stayed below it in all of 20 tries in each of the paper's ten games."""
 
 REFERENCES = ("random play", "human (Wang et al.)", "DQN (Nature)", "DQN from human starts (Nair et al.)")
 """Whose the published scores are, in the order of `Scores`."""
@@ -67,20 +67,16 @@ def outputs_in_play(teacher: Teacher, protocol: str, fire: bool) -> np.ndarray:
 
 
 def plays_like_random(game: str, score: float) -> bool:
-    """Whether a mean return is no better than random play's; never of a game without a published score of DQN.
+    """Whether a mean return is no better than random play's; never of a game without published scores.
 
     >>> plays_like_random("pong", -20.4), plays_like_random("pong", 3.0), plays_like_random("adventure", -24.0)
     (True, False, False)
     """
-    if not has_reference(game):
+    if game not in SCORES:
         return False
     reference = SCORES[game]
-    return score < reference.random + LIKE_RANDOM * (min(reference.human, reference.dqn) - reference.random)
-
-
-def has_reference(game: str) -> bool:
-    """Whether enough is known of a game to say that somebody plays like random."""
-    return game in SCORES and not math.isnan(SCORES[game].dqn)
+    others = [other for other in (reference.human, reference.dqn) if other > reference.random]  # nan: not known
+    return score < reference.random + LIKE_RANDOM * (min(others) - reference.random)
 
 
 def references(game: str) -> str:
@@ -138,7 +134,7 @@ def show_tryout(teacher: Teacher, protocol: str, fire: bool, episodes: int, cons
     if plays_like_random(teacher.game, returns.mean):
         other = attempt(not fire, "tryout, FIRE otherwise") if "FIRE" in action_meanings(teacher.game) else None
         console.print(f"warning: {complaint(returns, other)}", highlight=False, soft_wrap=True, markup=False)
-    if not has_reference(teacher.game):
+    if teacher.game not in SCORES:
         console.print(f"whether that is better than random play is not known here of {teacher.game}: judge yourself")
     return returns
 

@@ -10,7 +10,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from crossing import Chicken, cross, glance, ten_batches, trainer_of
-from pytorch_lightning.callbacks import EMAWeightAveraging, StochasticWeightAveraging
+from pytorch_lightning.callbacks import EMAWeightAveraging, LambdaCallback, StochasticWeightAveraging
 from pytorch_lightning.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 
@@ -97,6 +97,22 @@ def test_without_a_monitor_only_the_newest_weights_are_kept_unless_more_is_wante
     assert read_checkpoint(Path(keep.best_model_path))["global_step"] == 4  # what a test of "best" loads
     with pytest.raises(ValueError, match=r"save_last is False and checkpoint\.save_top_k 0, so no weights"):
         Checkpoint(save_last=False)
+
+
+def test_weights_that_are_kept_after_each_epoch_are_there_when_the_next_begins(tmp_path):
+    there = []
+    keep = Checkpoint(dirpath=tmp_path, every_n_epochs=1)
+    look = LambdaCallback(on_train_epoch_start=lambda *_: there.append((tmp_path / "last.ckpt").exists()))
+    trainer_of(tmp_path, -1, keep, look, max_epochs=3, limit_train_batches=2).fit(Chicken([]), ten_batches())
+    assert there == [False, True, True]
+
+
+def test_the_best_of_a_run_without_a_score_is_its_newest_also_after_another_of_before(tmp_path):
+    before = Checkpoint(dirpath=tmp_path / "before", every_n_train_steps=2, save_top_k=1)
+    trainer_of(tmp_path, 2, before).fit(Chicken([]), ten_batches())
+    after = Checkpoint(dirpath=tmp_path / "after", every_n_train_steps=2)
+    trainer_of(tmp_path, 4, after).fit(Chicken([]), ten_batches(), ckpt_path=tmp_path / "before/last.ckpt")
+    assert after.best_model_path == str(tmp_path / "after/last.ckpt")
 
 
 def test_a_score_that_nobody_measures_is_an_error_that_lists_those_there_are(datasets, tmp_path):

@@ -61,7 +61,7 @@ def test_a_flipped_bit_never_reaches_the_cache(remote, tmp_path):
 def test_a_server_that_announces_no_size_cannot_fill_the_disk(remote, monkeypatch):
     remote.sizes = False
     monkeypatch.setattr("pd_lightning.remote.LARGEST", 1000)
-    refused(remote.url, ["breakout"], reasons=["more than the 1,000 bytes announced, or allowed"])
+    refused(remote.url, ["breakout"], reasons=["more than the 1,000 bytes allowed where none are announced"])
 
 
 @pytest.mark.parametrize(

@@ -255,6 +255,24 @@ def test_a_run_that_was_stopped_before_it_was_scored_as_a_student_is_left_out(tm
     assert f"left out: {untrained} has played with untrained weights alone" in capsys.readouterr().err
 
 
+def test_a_run_that_began_with_others_weights_and_was_killed_is_one_with_what_went_on(tmp_path):
+    first = write_run(tmp_path, {"pong": [2.0]}, updates=(0, 50), weights="one")
+    after = goes_on(tmp_path, first, {"pong": [5.0]}, weights=None)  # those of the checkpoint count
+    other = write_run(tmp_path, {"pong": [3.0]}, seed=1, weights="one")
+    joined, alone = runs_in([tmp_path])
+    assert (joined.folder, alone.folder) == (after, other)
+    assert joined.student == alone.student
+
+
+def test_runs_that_began_with_others_weights_are_told_apart_whatever_the_shares_of_their_games(tmp_path):
+    shares = {"weights": {"pong": 2}}
+    runs = [write_run(tmp_path, {"pong": [1.0]}, data=shares, weights=weights) for weights in ("one", "two", None)]
+    said = [{each for each in read_run(folder).student.settings if each.startswith(("begins", "weights"))}
+            for folder in runs]  # fmt: skip
+    mine = "weights {'pong': 2}"
+    assert said == [{"begins_with one", mine}, {"begins_with two", mine}, {mine}]
+
+
 def test_a_run_that_was_made_from_python_is_left_out_by_its_name(tmp_path, monkeypatch, capsys):
     whole, bare = (write_run(tmp_path / "logs", {"pong": [score]}) for score in (1.0, 3.0))
     (bare / "config.yaml").unlink()

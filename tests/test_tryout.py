@@ -58,6 +58,15 @@ def test_random_play_is_like_random_and_a_human_and_dqn_are_not(game):
     assert not plays_like_random(game, scores.dqn)
 
 
+def test_of_games_that_dqn_did_not_play_or_could_not_the_human_is_the_measure():
+    assert [plays_like_random(game, 0.0) for game in ("berzerk", "montezuma_revenge", "adventure")] == [
+        True,
+        True,
+        False,
+    ]
+    assert not plays_like_random("berzerk", 660.0)
+
+
 def test_random_play_of_four_episodes_is_called_so():
     def uniform(states):  # all actions alike but for noise, which decides
         return torch.rand(len(states), 4, generator=noise)

@@ -107,6 +107,12 @@ class Checkpoint(ModelCheckpoint):
         self.best_model_path = self._newest or self.best_model_path
         self._last_global_step_saved = trainer.global_step
 
+    def _save_topk_checkpoint(self, trainer: pl.Trainer, monitor_candidates: dict[str, Any]) -> None:
+        """Lightning's; but where that keeps nothing, last.ckpt is due all the same at the end of an epoch."""
+        super()._save_topk_checkpoint(trainer, monitor_candidates)
+        if self.save_top_k == 0 and self.save_last:
+            self._last_global_step_saved = trainer.global_step
+
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:  # noqa: ANN001
         """Lightning's, but time is not up within an update."""
         if not within_update(trainer, batch_idx):
@@ -167,7 +173,8 @@ class Checkpoint(ModelCheckpoint):
         """From now on the best weights are what Lightning's `ckpt_path="best"` loads; without a score, the newest."""
         if self.best_path and self.best_score is not None and self._fs.exists(self.best_path):
             self.best_model_path, self.best_model_score = self.best_path, torch.tensor(self.best_score)
-        self.best_model_path = self.best_model_path or self.last_model_path
+        elif self.save_top_k == 0:
+            self.best_model_path = self.last_model_path
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Says from where a run that is interrupted can go on."""

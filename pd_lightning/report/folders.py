@@ -120,16 +120,19 @@ def attempts(run: Run) -> list[Run]:
             if moved and known[0] != known[1]:  # another run, which happens to have its number
                 break
             chain.insert(0, found)
-    return [chain[0], *(shuffled_as(chain[0], each) for each in chain[1:])]
+    return [chain[0], *(begun_as(chain[0], each) for each in chain[1:])]
 
 
-def shuffled_as(first: Run, run: Run) -> Run:
-    """A run that goes on: its states come in the order that its first attempt's memory gave, whatever it has now."""
-    order, others = (
-        [each for each in part.student.settings if each.startswith("memory ") is of_memory]
-        for part, of_memory in ((first, True), (run, False))
+def begun_as(first: Run, run: Run) -> Run:
+    """A run that goes on: what counts once, when it begins, is as in its first attempt, whatever was set now.
+
+    The order of its states is what that one's memory gave, and its weights come from where that one had them.
+    """
+    begun, others = (
+        [each for each in part.student.settings if each.startswith(("memory ", "begins_with ")) is of_first]
+        for part, of_first in ((first, True), (run, False))
     )
-    return replace(run, student=replace(run.student, settings=tuple(sorted([*order, *others]))))
+    return replace(run, student=replace(run.student, settings=tuple(sorted([*begun, *others]))))
 
 
 def predecessor(folder: Path) -> tuple[Path | None, bool]:

@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterable
 
 from pd_lightning.report.runs import Student
 
-ALWAYS_SAID = ("batch_size", "mixing", "weights", "learn", "fresh", "buffer_size", "learning_rate", "optimizer",
-               "lr_scheduler", "protocol", "FIRE")  # fmt: skip
+ALWAYS_SAID = ("begins_with", "batch_size", "mixing", "weights", "learn", "fresh", "buffer_size", "learning_rate",
+               "optimizer", "lr_scheduler", "protocol", "FIRE")  # fmt: skip
 """Settings that are shown even where all students share them."""
 
 

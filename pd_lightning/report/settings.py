@@ -27,6 +27,8 @@ def described(config: dict[str, Any], sharpened: bool = True) -> dict[str, Any]:
     """
     model = config["model"]
     settings = {name: value for name, value in model.get("init_args", {}).items() if value is not None}
+    if "weights" in settings:  # those of the data are games' shares
+        settings["begins_with"] = settings.pop("weights")
     kind = class_of(model)
     size = str(settings.pop("size", kind))
     loss = str(settings.pop("loss", kind))
