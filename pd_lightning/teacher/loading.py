@@ -107,7 +107,7 @@ def _from_gzip(opened: IO[bytes], file: Path, game: str | None) -> Teacher:
         raise TeacherError(f"{file}: holds something else than a teacher: allowed is {FORMATS}")
     game = zoo.settle_game(file, game, atari_agents.environment_of(file))
     network, kind = atari_agents.build_model(content, game, len(_meanings(file, game)), file)
-    return Teacher(network, name_of(file), {"format": f"Atari Agents {kind}"})
+    return Teacher(network, own.name_of(file), {"format": f"Atari Agents {kind}"})
 
 
 def _read_zip(opened: IO[bytes], file: Path) -> tuple[Any, dict[str, Any]] | None:
@@ -151,12 +151,7 @@ def _from_policy(state: Any, data: dict[str, Any], file: Path, game: str | None)
 def _trained_with_fire(network: Any, file: Path, about: dict[str, str], outputs: str = "q") -> Teacher:
     """Both libraries press FIRE for the agent wherever there is one, and none of their files says so."""
     ((game, _),) = network.games.items()
-    return Teacher(network, name_of(file), about, outputs=outputs, fire="FIRE" in _meanings(file, game))
-
-
-def name_of(file: Path) -> str:
-    """What a teacher is called whose file has no name for it: the file, and the folder that it lies in."""
-    return f"{file.absolute().parent.name}/{file.stem}"
+    return Teacher(network, own.name_of(file), about, outputs=outputs, fire="FIRE" in _meanings(file, game))
 
 
 def _meanings(file: Path, game: str) -> tuple[str, ...]:

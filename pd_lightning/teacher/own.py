@@ -190,6 +190,9 @@ def _build(
         network.load_state_dict(dict(state))
     if not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
         raise TeacherError(f"{file}: there are weights that are not finite; train it again")
-    return Teacher(
-        network, about.get("name") or f"{file.absolute().parent.name}/{file.stem}", about, outputs=outputs, fire=fire
-    )
+    return Teacher(network, about.get("name") or name_of(file), about, outputs=outputs, fire=fire)
+
+
+def name_of(file: Path) -> str:
+    """What a teacher is called whose file has no name for it: the file, and the folder that it lies in."""
+    return f"{file.absolute().parent.name}/{file.stem}"
