@@ -118,15 +118,11 @@ class TeacherDatasets(pl.LightningDataModule):
             "choice of learning, not of memory, so there is nothing for a BatchSizeFinder to find)"
         )
 
-    def teacher_returns(self, protocol: str, fire: bool = False) -> dict[str, float]:
-        """Mean return of each game's recorded episodes, if its teacher played them by these rules.
+    def teacher_returns(self, protocol: str, fire: bool = False) -> dict[str, np.ndarray]:
+        """Returns of each game's recorded episodes, float64 [E], if its teacher played them by these rules.
 
         What students are compared with; scores under different rules do not compare, so other games are left out.
         """
-        return {game: float(values.mean()) for game, values in self.recorded_returns(protocol, fire).items()}
-
-    def recorded_returns(self, protocol: str, fire: bool = False) -> dict[str, np.ndarray]:
-        """The same of every episode, float64 [E], in the order of the shards."""
         returns = {game: returns_of_teacher(shards, protocol, fire) for game, shards in self.shards.items()}
         return {game: values for game, values in returns.items() if len(values)}
 

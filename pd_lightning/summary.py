@@ -6,13 +6,14 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from rich import box
 from rich.table import Table
 
 from pd_lightning.agent import network_of
 from pd_lightning.networks import QNetwork, parameter_count
 from pd_lightning.rollout import Returns
-from pd_lightning.scores import geometric_mean, percent_of_teacher
+from pd_lightning.scores import geometric_mean, interval, percent_of_teacher
 
 
 def results_table(
@@ -32,7 +33,7 @@ def results_table(
     games = games_of(network, data)
     share = 100 * parameters / parameter_count(QNetwork(games, "dqn"))
     protocol = next((returns.protocol for returns in scores.values()), "")
-    teachers = teacher_means(data, scores)
+    teachers = returns_of_teachers(data, scores)
     table = Table(
         title=f"{size_of(network)}, {parameters:,} parameters ({share:.1f}% of dqn)",
         caption=", ".join([f"protocol {protocol}"] * bool(scores) + [f"{seconds:.0f} seconds"]),
@@ -44,16 +45,17 @@ def results_table(
         table.caption = f"{table.caption}\n{unknown}"
     player = "student" if hasattr(model, "student") else "agent"
     table.add_column("game")
-    for name in ("teacher", f"{player} ± 95%", "episodes", "of teacher", "agreement"):
+    for name in ("teacher ± 95%", f"{player} ± 95%", "episodes", "of teacher", "agreement"):
         table.add_column(name, justify="right")
     percents = []
     for game in games:
-        returns, teacher = scores.get(game), teachers.get(game, math.nan)
-        percents.append(percent_of_teacher(returns.mean, teacher) if returns else math.nan)
+        returns, teacher = scores.get(game), teachers.get(game, np.empty(0))
+        yardstick = float(teacher.mean()) if len(teacher) else math.nan
+        percents.append(percent_of_teacher(returns.mean, yardstick) if returns else math.nan)
         table.add_row(
             game,
-            _number(teacher, ".1f"),
-            _score(returns) if returns else "-",
+            _score(teacher),
+            _score(returns.values) if returns else "-",
             str(len(returns.values)) if returns else "-",
             _number(percents[-1], ".1f", "%") if returns and returns.mean >= 0 else "-",
             _number(float(metrics.get(f"val/{game}/agreement", math.nan)), ".3f"),
@@ -75,17 +77,21 @@ def size_of(network: Any) -> str:
     return getattr(network, "size", type(network).__name__)
 
 
-def teacher_means(data: Any, scores: Mapping[str, Returns]) -> dict[str, float]:
-    """The mean return of each game's teacher, where it was played by the rules of its score here."""
+def returns_of_teachers(data: Any, scores: Mapping[str, Returns]) -> dict[str, np.ndarray]:
+    """Returns of each game's teacher, float64 [E], where it was played by the rules of its score here."""
     if not hasattr(data, "teacher_returns"):
         return {}
     found = {game: data.teacher_returns(returns.protocol, returns.fire) for game, returns in scores.items()}
     return {game: values[game] for game, values in found.items() if game in values}
 
 
-def _score(returns: Returns) -> str:
-    low, high = returns.interval
-    return f"{returns.mean:.1f}" + ("" if math.isnan(low) else f" ± {(high - low) / 2:.1f}")  # of one episode: none
+def _score(values: np.ndarray) -> str:
+    """Mean and 95% of returns [E], to four digits at least: of one episode no interval, of none a dash."""
+    if not len(values):
+        return "-"
+    mean, (low, high) = values.mean(), interval(values)
+    form = ".1f" if abs(mean) < 1000 else ".0f"
+    return format(mean, form) + ("" if math.isnan(low) else f" ± {(high - low) / 2:{form}}")
 
 
 def _number(value: float, form: str, unit: str = "") -> str:

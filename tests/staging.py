@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from conftest import quiet_trainer, tiny_network
 
@@ -72,4 +73,4 @@ WAYS = {
 }
 
 
-SCORE: Any = {"pong": SimpleNamespace(mean=3.0, protocol="paper", fire=False)}
+SCORE: Any = {"pong": SimpleNamespace(values=np.array([2.0, 4.0]), protocol="paper", fire=False)}

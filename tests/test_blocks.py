@@ -265,6 +265,16 @@ def test_verify_names_every_faulty_file_and_goes_on_with_the_others(copy):
     assert run("verify", folder.parent)[:2] == (1, "2 of 4 shards whole, 232 states\n")  # the folder of games
 
 
+def test_verify_finds_a_shard_that_lies_in_another_games_folder(copy, tmp_path):
+    wrong = tmp_path / "games" / "breakout" / "0000.h5"
+    wrong.parent.mkdir(parents=True)
+    shutil.copy(copy, wrong)
+    status, out, err = run("verify", tmp_path / "games")
+    assert (status, out) == (1, "0 of 1 shards whole, 0 states\n")
+    assert err.startswith(f"{wrong}: game is pong, allowed is breakout, as its folder is called; ")
+    assert run("verify", wrong.parent)[0] == 0  # a folder by itself may be called what it likes
+
+
 def test_info_agrees_with_the_recording(copy):
     write(copy.parent / "0001.h5", replace(HEADER, shard=1))
     status, out, err = run("info", "--json", copy.parent)

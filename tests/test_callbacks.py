@@ -79,7 +79,7 @@ def test_logged_are_return_deviation_percent_of_teacher_and_the_geometric_mean_o
         return Returns(game, "paper", np.array(values), np.ones(len(values), int), np.arange(len(values)))
 
     scores = {"pong": of("pong", 8.0, 12.0), "breakout": of("breakout", 90.0, 90.0, 90.0)}
-    assert rollout_metrics(scores, {"pong": 20.0, "breakout": 45.0}) == {
+    assert rollout_metrics(scores, {"pong": np.array([19.0, 21.0]), "breakout": np.array([45.0])}) == {
         "rollout/pong/return": 10.0,
         "rollout/pong/return_std": pytest.approx(math.sqrt(8)),
         "rollout/pong/percent_of_teacher": 50.0,
@@ -93,7 +93,7 @@ def test_logged_are_return_deviation_percent_of_teacher_and_the_geometric_mean_o
 def test_without_a_teachers_score_there_is_no_percentage_and_of_a_negative_one_it_is_nan():
     scores = {"pong": Returns("pong", "paper", np.array([1.0, 3.0]), np.ones(2, int), np.arange(2))}
     assert rollout_metrics(scores, {}) == {"rollout/pong/return": 2.0, "rollout/pong/return_std": pytest.approx(2**0.5)}
-    negative = rollout_metrics(scores, {"pong": -20.0})
+    negative = rollout_metrics(scores, {"pong": np.array([-20.0])})
     assert math.isnan(negative["rollout/pong/percent_of_teacher"])
     assert math.isnan(negative["rollout/geometric_mean_percent"])
 

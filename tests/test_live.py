@@ -112,7 +112,7 @@ def test_a_resumed_run_does_not_score_a_frozen_teacher_again(teachers, tmp_path)
     trainer = quiet_trainer(max_epochs=-1, max_steps=3)
     trainer.fit(student(data), datamodule=data, ckpt_path=str(tmp_path / "epoch=0-step=2.ckpt"))
     assert data.unscored_teachers("paper") == {}
-    assert data.teacher_returns("paper") == {"pong": 3.0}
+    assert data.teacher_returns("paper")["pong"].tolist() == [2.0, 4.0]
 
 
 def test_a_checkpoint_holds_what_was_played_once(teachers, tmp_path):

@@ -77,7 +77,8 @@ def _print_summary(summary: dict[str, Any]) -> None:
     print()
 
 
-def _verify(paths: list[Path]) -> list[ShardError]:
+def _verify(paths: list[Path], games: dict[Path, str]) -> list[ShardError]:
+    """Reads every block. Shards that lie in a folder of games must also be of the game that their folder is called."""
     from rich.console import Console  # only the command line needs it
     from rich.progress import track
 
@@ -86,6 +87,8 @@ def _verify(paths: list[Path]) -> list[ShardError]:
         try:
             shard = Shard(path)
             shard.verify()
+            if shard.header.game != (game := games.get(path, shard.header.game)):
+                raise fault(path, "game", shard.header.game, f"{game}, as its folder is called", "move it to another")
             states += len(shard)
         except ShardError as error:
             faults.append(error)
@@ -105,18 +108,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.add_argument("paths", nargs="+", type=Path, metavar="PATH", help=about)
     options = parser.parse_args(arguments)
     shards: list[Path] = []
+    games: dict[Path, str] = {}
     faults: list[ShardError] = []
     summaries: list[dict[str, Any]] = []
     for path in options.paths:
         try:
             for place, found in _groups(path).items():
                 shards += found
+                games |= dict.fromkeys(found, place.name) if place != path else {}
                 if options.command == "info":
                     summaries.append(_summary(place, found))
         except ShardError as error:
             faults.append(error)
     if options.command == "verify":
-        faults += _verify(shards)
+        faults += _verify(shards, games)
     elif options.json:
         print(json.dumps(summaries, indent=2))
     else:

@@ -21,7 +21,7 @@ from pd_lightning.callbacks.stopping import check_early_stopping, check_stopping
 from pd_lightning.episodes import FIT_SEEDS, TEST_SEEDS, episode_seeds
 from pd_lightning.folder import run_folder
 from pd_lightning.rollout import Returns, play
-from pd_lightning.summary import teacher_means
+from pd_lightning.summary import returns_of_teachers
 from pd_lightning.trainers import callbacks_of, data_of, is_dry
 
 SEEDS = {"fit": FIT_SEEDS, "test": TEST_SEEDS}
@@ -133,7 +133,7 @@ class Rollouts(Callback):
     def _log(self, trainer: pl.Trainer, teachers: dict[str, Returns], stage: str) -> None:
         """Logs, judges, keeps and says what was just played."""
         updates = trainer.global_step + self.updates_before
-        metrics = rollout_metrics(self.scores, teacher_means(data_of(trainer), self.scores))
+        metrics = rollout_metrics(self.scores, returns_of_teachers(data_of(trainer), self.scores))
         for game, returns in teachers.items():
             metrics[f"rollout/{game}/teacher_return"] = returns.mean
             metrics[f"rollout/{game}/teacher_return_std"] = returns.std

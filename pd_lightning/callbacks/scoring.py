@@ -6,22 +6,25 @@ import csv
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pd_lightning.files import atomic
 from pd_lightning.rollout import Returns
 from pd_lightning.scores import geometric_mean, percent_of_teacher
+from pd_lightning.summary import returns_of_teachers
 
 COLUMNS = ("update", "game", "episode", "return", "steps", "seed")
 """Of `returns.csv` and `teacher_returns.csv`, a line for each episode."""
 
 
-def rollout_metrics(scores: dict[str, Returns], teachers: dict[str, float]) -> dict[str, float]:
+def rollout_metrics(scores: dict[str, Returns], teachers: dict[str, np.ndarray]) -> dict[str, float]:
     """What is logged of a rollout: `rollout/<game>/return`, `..._std`, and percent of the teacher where it is known."""
     metrics: dict[str, float] = {}
     for game, returns in scores.items():
         metrics[f"rollout/{game}/return"] = returns.mean
         metrics[f"rollout/{game}/return_std"] = returns.std
         if game in teachers:
-            metrics[f"rollout/{game}/percent_of_teacher"] = percent_of_teacher(returns.mean, teachers[game])
+            metrics[f"rollout/{game}/percent_of_teacher"] = percent_of_teacher(returns.mean, teachers[game].mean())
     percents = [metrics[f"rollout/{game}/percent_of_teacher"] for game in scores if game in teachers]
     if percents and len(percents) == len(scores):  # of some games only it would be another number under the same name
         metrics["rollout/geometric_mean_percent"] = float(geometric_mean(percents))
@@ -47,12 +50,12 @@ def note_recorded(path: Path, updates: int, data: Any, scores: dict[str, Returns
     Args:
         path: `teacher_returns.csv`; steps and seeds are left empty, they are those of the recording.
         updates: when it was first compared.
-        data: a data module; without `recorded_returns` there is nothing to write.
+        data: a data module; what a live one knows of its teachers was written when they were scored.
         scores: of the students, whose rules the teachers must have played by.
     """
-    if path.exists() or not hasattr(data, "recorded_returns"):
+    if path.exists() or hasattr(data, "unscored_teachers"):
         return
-    found = {game: data.recorded_returns(each.protocol, each.fire).get(game, ()) for game, each in scores.items()}
+    found = returns_of_teachers(data, scores)
     rows = [(updates, game, n, value, "", "") for game, values in found.items() for n, value in enumerate(values)]
     if rows:
         with atomic(path) as part, part.open("w", newline="") as file:

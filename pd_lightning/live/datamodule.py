@@ -119,7 +119,7 @@ class LiveTeacher(pl.LightningDataModule):
         for game in games if fire else ():
             check_fire(game, "--data.fire")
         self.learners: dict[str, Learner] = {}
-        self.scored: dict[str, tuple[float, str, bool]] = {}
+        self.scored: dict[str, tuple[list[float], str, bool]] = {}
         self.collector: Collector | None = None
 
     # What a student's module and its callbacks ask
@@ -167,13 +167,13 @@ class LiveTeacher(pl.LightningDataModule):
         rounds = updates // (lessons.passes * lessons.minibatches)
         return rounds * self.settings.round_states
 
-    def teacher_returns(self, protocol: str, fire: bool = False) -> dict[str, float]:
-        """The teachers' newest scores by these rules, which students are compared with."""
-        return {game: mean for game, (mean, *rules) in self.scored.items() if rules == [protocol, fire]}
+    def teacher_returns(self, protocol: str, fire: bool = False) -> dict[str, np.ndarray]:
+        """Returns of the episodes in which teachers were last scored by these rules, to compare students with."""
+        return {game: np.array(values) for game, (values, *rules) in self.scored.items() if rules == [protocol, fire]}
 
     def note_scores(self, scores: dict[str, Returns]) -> None:
         """Takes the teachers' scores."""
-        self.scored |= {game: (returns.mean, returns.protocol, returns.fire) for game, returns in scores.items()}
+        self.scored |= {game: (each.values.tolist(), each.protocol, each.fire) for game, each in scores.items()}
 
     # What the Trainer asks
 
