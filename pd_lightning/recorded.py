@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pd_lightning.atari import FRAME_SKIP
 from pd_lightning.blocks import CHUNK, STACK, Shard, ShardError, find_shards
+from pd_lightning.blocks.contract import fault
 from pd_lightning.centring import mean_image
 from pd_lightning.streaming import Blocks
 
@@ -17,9 +18,15 @@ STATISTICS_BLOCKS = 256
 """How many blocks, spread evenly over a recording, its mean image is taken from."""
 
 
+ALWAYS_ALIKE = ("action_meanings", "stack", "stack_padding", "outputs")
+"""Attributes that a game's shards share: else a state, or an output, of one means something else in another."""
 USUALLY_ALIKE = ("protocol", "epsilon", "sticky", "fire", "teacher_sha256")
 """Attributes that a game's shards share unless they were mixed on purpose: then their returns are nobody's score.
 `player` is not among them: play of a student, labelled by the teacher, may lie beside the teacher's own."""
+
+PLAYED_OTHERWISE = (
+    "students would play in other states than those they learn from: record it by `python -m pd_lightning.recording`"
+)
 
 
 def open_game(folder: Path, game: str, allow_mixed: bool) -> list[Shard]:
@@ -30,31 +37,25 @@ def open_game(folder: Path, game: str, allow_mixed: bool) -> list[Shard]:
             teachers or protocols.
     """
     shards = [Shard(path) for path in find_shards(folder)]
-    first = shards[0].header
     known: dict[bytes, Path] = {}
     for shard in shards:
         path = Path(shard.path)
         for episode, play in enumerate(shard.plays()):
             if (twin := known.setdefault(play, path)) != path:
                 raise ShardError(f"{path}: holds the same play as {twin.name} (episode {episode}); delete one of them")
-        if shard.header.game != game:
-            raise ShardError(
-                f"{shard.path}: game is {shard.header.game!r}, its folder's is {game!r}; move it to another folder"
-            )
-        for field, usual in ("frame_skip", FRAME_SKIP), ("max_pool", True):
-            if getattr(shard.header, field) != usual:
-                raise ShardError(
-                    f"{shard.path}: {field} is {getattr(shard.header, field)}, allowed is {usual}: students would play "
-                    "in other states than those they learn from; record it by `python -m pd_lightning.recording`"
-                )
-        always = ("action_meanings", "stack", "stack_padding", "outputs")
-        for field in always if allow_mixed else (*always, *USUALLY_ALIKE):
-            if getattr(shard.header, field) != getattr(first, field):
-                raise ShardError(
-                    f"{shard.path}: {field} is {getattr(shard.header, field)}, in {Path(shards[0].path).name} it is "
-                    f"{getattr(first, field)}; move it elsewhere"
-                    + ("" if field in always else ", or allow it by --data.allow_mixed true")
-                )
+        for field, usual, step in (
+            ("game", game, "move it to that game's folder"),
+            ("frame_skip", FRAME_SKIP, PLAYED_OTHERWISE),
+            ("max_pool", True, PLAYED_OTHERWISE),
+        ):
+            if (value := getattr(shard.header, field)) != usual:
+                raise fault(path, field, value, usual, step)
+        for field in ALWAYS_ALIKE if allow_mixed else (*ALWAYS_ALIKE, *USUALLY_ALIKE):
+            mine, first = getattr(shard.header, field), getattr(shards[0].header, field)
+            if mine != first:
+                mixed = ", or allow it by --data.allow_mixed true" if field in USUALLY_ALIKE else ""
+                allowed = f"{first}, as in {Path(shards[0].path).name}"
+                raise fault(path, field, mine, allowed, f"move it elsewhere{mixed}")
     return shards
 
 

@@ -105,7 +105,7 @@ def of_another_game(file):
         (truncated, ["unreadable", "allowed is a whole HDF5 file", "record"]),
         (of_another_version, ["version is 2", "allowed is 1", "record it again"]),
         (with_nan, ["q_values is infinite or not a number", "record"]),
-        (of_another_game, ["game is 'breakout', its folder's is 'pong'", "move it to"]),
+        (of_another_game, ["game is breakout, allowed is pong", "move it to"]),
     ],
     ids=lambda value: value.__name__ if callable(value) else None,
 )

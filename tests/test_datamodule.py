@@ -198,7 +198,7 @@ def test_devices_with_other_recordings_are_refused_before_they_wait_for_each_oth
 
 def test_a_folder_of_another_game_is_refused(copy):
     (copy / "pong").rename(copy / "breakout")
-    with pytest.raises(ShardError, match=r"0000\.h5: game is 'pong', its folder's is 'breakout'"):
+    with pytest.raises(ShardError, match=r"0000\.h5: game is pong, allowed is breakout"):
         TeacherDatasets(str(copy), ["breakout"])
 
 
