@@ -179,8 +179,8 @@ class DistillationCLI(LightningCLI):
             if isinstance(checkpoint, Checkpoint) and checkpoint.dirpath:
                 if validated and self.trainer.limit_val_batches:
                     checkpoint.judge(self.trainer, "val/", ended=True)
-                if (score := checkpoint.score_key) and checkpoint.best_score is None:
-                    rank_zero_warn(f"checkpoint.monitor is {score!r}, which was not measured: no best.ckpt")
+                if (key := checkpoint.best.key) and checkpoint.best.score is None:
+                    rank_zero_warn(f"checkpoint.monitor is {key!r}, which was not measured: no best.ckpt")
         print_ending(self.trainer, self._began, seconds)
 
     def before_validate(self) -> None:

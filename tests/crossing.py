@@ -67,5 +67,5 @@ def cross(folder, monkeypatch, walks, mode):
     with (folder / "version_0" / "returns.csv").open(newline="") as file:
         returns = {int(line["update"]): float(line["return"]) for line in csv.DictReader(file)}
     assert list(returns) == [0, 2, 4, 6, 7]
-    assert keep.best_score == returns[best["global_step"]]
+    assert keep.best.score == returns[best["global_step"]]
     return returns, best

@@ -51,7 +51,7 @@ def test_a_score_that_is_no_number_is_never_the_best():
     trainer.state.fn = TrainerFn.FITTING
     trainer.callback_metrics["rollout/pong/percent_of_teacher"] = torch.tensor(torch.nan)
     keep.judge(trainer, "rollout/")  # nothing to save: there is no model
-    assert keep.best_score is None
+    assert keep.best.score is None
 
 
 @pytest.mark.parametrize(("key", "mode"), [("val/pong/agreement", "max"), ("val/pong/loss", "min")])
@@ -83,8 +83,8 @@ def test_what_is_validated_before_a_run_as_a_check_has_no_score(tmp_path):
     keep = Checkpoint("val/freeway/weight", save_top_k=0)
     check: Any = {"num_sanity_val_steps": 2, "val_check_interval": 2}
     trainer_of(tmp_path, 4, keep, **check).fit(Validated([]), ten_batches(), ten_batches())
-    assert keep.best_score == -2
-    assert read_checkpoint(Path(keep.best_path))["global_step"] == 2
+    assert keep.best.score == -2
+    assert read_checkpoint(Path(keep.best.path))["global_step"] == 2
 
 
 @pytest.mark.parametrize(("top", "others"), [(0, []), (1, [4]), (-1, [2, 4])])
@@ -154,7 +154,7 @@ def test_the_best_weights_of_before_stay_the_best_of_a_run_that_goes_on_in_anoth
     last = tmp_path / "first" / "version_0" / "checkpoints" / "last.ckpt"
     for walks in ([], [3]):  # as good is no better
         again = run(f"again{len(walks)}", 4, walks, ckpt_path=last)
-        assert again.best_model_path == again.best_path == first.best_path
+        assert again.best_model_path == again.best.path == first.best.path
         assert again.best_model_score == 1
     other = read_checkpoint(last)
     for state in other["callbacks"].values():
@@ -163,7 +163,7 @@ def test_the_best_weights_of_before_stay_the_best_of_a_run_that_goes_on_in_anoth
     torch.save(other, tmp_path / "worse.ckpt")
     better = run("better", 4, [3], ckpt_path=tmp_path / "worse.ckpt")
     assert Path(better.best_model_path).is_relative_to(tmp_path / "better")
-    assert read_checkpoint(Path(first.best_path))["global_step"] == 1  # of another run: left alone
+    assert read_checkpoint(Path(first.best.path))["global_step"] == 1  # of another run: left alone
 
 
 def test_several_best_weights_are_refused_by_name():
@@ -231,13 +231,13 @@ def test_weights_that_are_not_finite_are_not_kept_and_end_the_run(tmp_path):
 
 def test_a_score_of_another_kind_is_not_the_one_to_beat():
     keep = Checkpoint("rollout/pong/return")
-    keep.best_score = 18.0
+    keep.best.score = 18.0
     for other in (Checkpoint("val/pong/agreement"), Checkpoint("rollout/pong/return", "min")):
         other.load_state_dict(keep.state_dict())
-        assert other.best_score is None
+        assert other.best.score is None
     again = Checkpoint("rollout/pong/return")
     again.load_state_dict(keep.state_dict())
-    assert again.best_score == 18.0
+    assert again.best.score == 18.0
 
 
 def test_where_weights_are_averaged_those_are_played_that_are_kept(tmp_path, monkeypatch):

@@ -67,10 +67,10 @@ def test_best_is_the_best_for_lightning_too_once_the_fit_has_ended(data, module,
     trainer = quiet_trainer(max_epochs=1, max_steps=6, val_check_interval=2, check_val_every_n_epoch=None,
                             callbacks=[keep], enable_checkpointing=True)  # fmt: skip
     trainer.fit(module, datamodule=data)
-    assert keep.best_model_path == keep.best_path == str(tmp_path / "best.ckpt")
-    assert float(keep.best_model_score or 0) == keep.best_score
+    assert keep.best_model_path == keep.best.path == str(tmp_path / "best.ckpt")
+    assert float(keep.best_model_score or 0) == keep.best.score
     (measured,) = trainer.validate(module, data, ckpt_path="best", verbose=False)
-    assert measured["val/pong/loss"] == pytest.approx(keep.best_score)
+    assert measured["val/pong/loss"] == pytest.approx(keep.best.score)
 
 
 def test_a_subclass_that_takes_anything_loads_what_a_trainer_in_python_saved(data, tmp_path):

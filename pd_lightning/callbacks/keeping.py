@@ -1,9 +1,8 @@
-"""Which weights a run keeps: the newest, and the best by a score."""
+"""Which weights a run keeps: the newest, and the best by a score (`best`)."""
 
 from __future__ import annotations
 
 import itertools
-import math
 import os
 from typing import Any, Literal
 
@@ -15,10 +14,11 @@ from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from pd_lightning.callbacks.atomic import write_atomically
+from pd_lightning.callbacks.best import Best
 from pd_lightning.callbacks.playing import refuse_late_average
-from pd_lightning.callbacks.stopping import MEASURED, check_monitor, within_update
+from pd_lightning.callbacks.stopping import within_update
 from pd_lightning.resuming import ResumeError, refuse_changes, refuse_unloadable
-from pd_lightning.trainers import callbacks_of, is_dry
+from pd_lightning.trainers import callbacks_of, data_of, is_dry
 
 
 class Checkpoint(ModelCheckpoint):
@@ -46,8 +46,7 @@ class Checkpoint(ModelCheckpoint):
         save_top_k: int = 0,
         **kwargs: Any,
     ) -> None:
-        if monitor and not monitor.startswith(MEASURED):
-            raise ValueError(f"checkpoint.monitor is {monitor!r}: choose a rollout/... or val/... score")
+        self.best = Best(monitor, mode)
         if save_top_k not in (-1, 0, 1):
             raise ValueError(
                 f"checkpoint.save_top_k is {save_top_k}: by --checkpoint.monitor the best weights are kept, best.ckpt, "
@@ -59,9 +58,6 @@ class Checkpoint(ModelCheckpoint):
                 "them, or --trainer.enable_checkpointing false"
             )
         super().__init__(save_last=save_last, save_top_k=save_top_k, **kwargs)
-        self.score_key, self.sign = monitor, 1 if mode == "max" else -1
-        self.best_score: float | None = None
-        self.best_path = ""  # not `best_model_path`, which Lightning deletes when it saves newer weights: until the end
         self._newest = ""
         self._before: dict[str, str] = {}
         self._fits = True
@@ -69,7 +65,7 @@ class Checkpoint(ModelCheckpoint):
     @property
     def state_key(self) -> str:
         """One for each score, so that a run may keep the best by several; how often weights are saved may change."""
-        return f"{type(self).__name__}, {self.score_key}, {self.sign}"
+        return f"{type(self).__name__}, {self.best.key}, {self.best.sign}"
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuses, before anything is computed, what would go wrong later.
@@ -81,20 +77,10 @@ class Checkpoint(ModelCheckpoint):
         super().setup(trainer, pl_module, stage)
         self._fits = stage == "fit"
         write_atomically(trainer)
-        data: Any = getattr(trainer, "datamodule", None)
-        if stage != "fit":
-            return
-        refuse_unloadable(pl_module, data)
-        refuse_late_average(trainer)
-        if self.score_key is None:
-            return
-        check_monitor("checkpoint.monitor", self.score_key, data)
-        batches, looks = trainer.accumulate_grad_batches, trainer.val_check_interval
-        if self.score_key.startswith("val/") and isinstance(looks, int) and looks % batches:
-            raise ValueError(
-                f"checkpoint.monitor is {self.score_key!r}, and it is measured every {looks} batches, of which an "
-                f"update has {batches}: give --trainer.val_check_interval a multiple of {batches}"
-            )
+        if stage == "fit":
+            refuse_unloadable(pl_module, data_of(trainer))
+            refuse_late_average(trainer)
+            self.best.check(trainer)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """A run that goes on does so with its seed and its optimizer, whose state would not fit another."""
@@ -170,9 +156,12 @@ class Checkpoint(ModelCheckpoint):
         self._name_best()
 
     def _name_best(self) -> None:
-        """From now on the best weights are what Lightning's `ckpt_path="best"` loads; without a score, the newest."""
-        if self.best_path and self.best_score is not None and self._fs.exists(self.best_path):
-            self.best_model_path, self.best_model_score = self.best_path, torch.tensor(self.best_score)
+        """From now on the best weights are what Lightning's `ckpt_path="best"` loads; without a score, the newest.
+
+        Not before: of `best_model_path` Lightning deletes the file when it saves newer weights.
+        """
+        if self.best.path and self.best.score is not None and self._fs.exists(self.best.path):
+            self.best_model_path, self.best_model_score = self.best.path, torch.tensor(self.best.score)
         elif self.save_top_k == 0:
             self.best_model_path = self.last_model_path
 
@@ -190,31 +179,10 @@ class Checkpoint(ModelCheckpoint):
         return goes_on if there else "no checkpoint was due yet"
 
     def judge(self, trainer: pl.Trainer, measured: str, ended: bool = False) -> None:
-        """Keeps the weights if theirs is the best score so far.
-
-        Args:
-            trainer: of the run.
-            measured: how the keys begin that were measured just now.
-            ended: training is over, and it was the last weights that were measured.
-
-        Raises:
-            ValueError: the monitored score is not among them.
-        """
-        dry = trainer.sanity_checking or is_dry(trainer)
-        fitting = (trainer.state.fn == TrainerFn.FITTING or ended) and not dry
-        if not fitting or self.score_key is None or not self.score_key.startswith(measured):
-            return
-        scores = trainer.callback_metrics
-        if self.score_key not in scores:
-            known = ", ".join(sorted(key for key in scores if key.startswith(MEASURED)))
-            raise ValueError(f"checkpoint.monitor is {self.score_key!r}: choose one of {known}")
-        score = float(scores[self.score_key])
-        if math.isnan(score):  # a percentage of nothing, say: neither better nor worse
-            return
-        if self.best_score is None or self.sign * score > self.sign * self.best_score:
-            self.best_score = score
-            mine = os.path.dirname(self.best_path) == str(self.dirpath)  # else of the run that this one goes on from
-            self.best_path = self.save(trainer, self.best_path if mine else "", "best")
+        """Keeps the weights if theirs is the best score so far; the arguments as `Best.beaten`'s."""
+        if self.best.beaten(trainer, measured, ended):
+            mine = os.path.dirname(self.best.path) == str(self.dirpath)  # else of the run that this one goes on from
+            self.best.path = self.save(trainer, self.best.path if mine else "", "best")
             if ended:
                 self._name_best()
 
@@ -245,16 +213,13 @@ class Checkpoint(ModelCheckpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """Lightning's, and the score that is to be beaten."""
-        best = {"best_score": self.best_score, "best_path": self.best_path}
-        return {**super().state_dict(), **best, "score_key": self.score_key, "sign": self.sign}
+        return {**super().state_dict(), **self.best.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As it was saved; what a checkpoint that is only tested knows of its run says nothing of the files here."""
-        if not self._fits:
-            return
-        super().load_state_dict(state_dict)
-        if (state_dict.get("score_key"), state_dict.get("sign")) == (self.score_key, self.sign):  # else of another kind
-            self.best_score, self.best_path = state_dict.get("best_score"), state_dict.get("best_path", "")
+        if self._fits:
+            super().load_state_dict(state_dict)
+            self.best.load_state_dict(state_dict)
 
 
 def is_last_update(trainer: pl.Trainer) -> bool:
