@@ -56,7 +56,7 @@ class TeacherDatasets(pl.LightningDataModule):
         allow_mixed: accept shards of different teachers or protocols in one game's folder.
         mixing: balanced (every batch holds every game) or one_game (every batch holds one, in turns, as in the paper).
         weights: of games, as in {pong: 2, breakout: 1}; 1 where none is given. A game of twice the weight has twice the
-            states in a batch, or twice the turns.
+            states in a batch, or twice the turns; one with hardly more states than that in all has fewer.
         cache: folder where the shards of a URL are kept; by default $PD_LIGHTNING_CACHE, or ~/.cache/pd_lightning.
 
     Raises:
@@ -192,7 +192,12 @@ class TeacherDatasets(pl.LightningDataModule):
         return (wanted if isinstance(wanted, int) else int(wanted * batches)) or None
 
     def _room(self) -> int:
-        """Bytes for decoded frames on this device: the same on all of them, else they would shuffle differently."""
+        """Bytes for decoded frames on this device: the same on all of them, else they would shuffle differently.
+
+        What streams of before hold becomes free: others are about to take their place.
+        """
+        for stream in self.streams.values():
+            stream.close()
         if self.memory is not None:
             return int(self.memory * 2**30)
         neighbours = sharing(self._device, self._host.num_devices)
@@ -269,6 +274,8 @@ class TeacherDatasets(pl.LightningDataModule):
         if self.mixture is None or self.trainer is None:
             return
         refuse_changes(state_dict, self._order_depends_on(), "--data options and recordings")
+        if not state_dict["reaches"]:  # it was saved by a test or a validation: nothing was shuffled
+            return
         reaches = {game: Reach(*reach) if reach else None for game, reach in state_dict["reaches"].items()}
         need = memory_of_all(self.blocks, self.sizes, reaches) / 2**30
         room = self._room() / 2**30 * (1 if self.memory else 2)  # by itself it takes half of what there is

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -32,6 +33,17 @@ def atomic(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # where it could not even be looked for, that was said
             part.unlink()
+
+
+def local_folder(option: str, given: str | os.PathLike[str]) -> Path:
+    """A folder to write to, ~ expanded.
+
+    Raises:
+        ValueError: it is a URL, which would become a folder called `s3:`.
+    """
+    if re.match(r"[\w.+:-]+://", os.fspath(given)):
+        raise ValueError(f"{option} is {given}: give a local folder, and upload what lies in it then")
+    return Path(given).expanduser()
 
 
 def write_text(path: Path, text: str) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -24,6 +25,18 @@ USUALLY_ALIKE = ("protocol", "epsilon", "sticky", "fire", "teacher_sha256")
 """Attributes that a game's shards share unless they were mixed on purpose: then their returns are nobody's score.
 `player` is not among them: play of a student, labelled by the teacher, may lie beside the teacher's own."""
 
+PLAY_FOLLOWS_FROM = (
+    "teacher_sha256",
+    "protocol",
+    "noop_max",
+    "frame_limit",
+    "epsilon",
+    "sticky",
+    "fire",
+    "seed",
+    "shard",
+)
+"""Attributes by which a teacher's play is the same again, on whatever machine: but for last bits of what it thought."""
 PLAYED_OTHERWISE = (
     "students would play in other states than those they learn from: record it by `python -m pd_lightning.recording`"
 )
@@ -38,6 +51,7 @@ def open_game(folder: Path, game: str, allow_mixed: bool) -> list[Shard]:
     """
     shards = [Shard(path) for path in find_shards(folder)]
     known: dict[bytes, Path] = {}
+    seeded: dict[tuple[Any, ...], Path] = {}
     for shard in shards:
         path = Path(shard.path)
         for episode, play in enumerate(shard.plays()):
@@ -56,6 +70,9 @@ def open_game(folder: Path, game: str, allow_mixed: bool) -> list[Shard]:
                 mixed = ", or allow it by --data.allow_mixed true" if field in USUALLY_ALIKE else ""
                 allowed = f"{first}, as in {Path(shards[0].path).name}"
                 raise fault(path, field, mine, allowed, f"move it elsewhere{mixed}")
+        by = tuple(getattr(shard.header, field) for field in PLAY_FOLLOWS_FROM)
+        if shard.header.player == "teacher" and (twin := seeded.setdefault(by, path)) != path:
+            raise ShardError(f"{path}: was recorded with the seeds of {twin.name}; delete one of them")
     return shards
 
 

@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from pd_lightning.blocks import Shard, ShardError
-from pd_lightning.blocks.contract import fault
+from pd_lightning.blocks.contract import fault, fetched_tag
 from pd_lightning.blocks.folders import numbered
 from pd_lightning.files import sync
 from pd_lightning.servers import ELSEWHERE, Server, clean, connect
@@ -106,7 +106,7 @@ def _fetch_game(server: Server, game: str, progress: Progress) -> list[int]:
             raise fault(f"{server.shown}/{game}", "folder", "empty of shards or missing", allowed, step)
         for stale in set(numbered(folder)) - kept:  # last: until then they are what one could go on with offline
             stale.unlink()
-            _tag_of(stale).unlink(missing_ok=True)
+            fetched_tag(stale).unlink(missing_ok=True)
     return [size for size in fetched if size]
 
 
@@ -144,7 +144,7 @@ def _fetch(server: Server, game: str, name: str, progress: Progress) -> int:
         if not (path.exists() and filecmp.cmp(part, path, shallow=False)):  # else others may have it open: it stays
             sync(part)
             part.replace(path)
-        _tag_of(path).write_text(tag)  # after it: if killed in between, the shard is fetched once more
+        fetched_tag(path).write_text(tag)  # after it: if killed in between, the shard is fetched once more
         sync(path.parent)  # only now does the new name survive a power cut
         return came
     finally:
@@ -156,12 +156,8 @@ def _fetch(server: Server, game: str, name: str, progress: Progress) -> int:
 def _is_kept(path: Path, size: int | None, tag: str) -> bool:
     """Whether the cache has the shard with this tag, of that size, and it can be opened."""
     with contextlib.suppress(OSError, ShardError):
-        return size in (None, path.stat().st_size) and _tag_of(path).read_text() == tag and len(Shard(path)) > 0
+        return size in (None, path.stat().st_size) and fetched_tag(path).read_text() == tag and len(Shard(path)) > 0
     return False
-
-
-def _tag_of(path: Path) -> Path:
-    return path.with_name(f".{path.name}.tag")
 
 
 class _Bar(Callback):

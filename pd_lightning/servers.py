@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import itertools
 import re
+import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -107,8 +108,8 @@ class Server:
         """The names of a game's shards: as listed, else as many from 0000.h5 on as there are."""
         refused = (401, 403, 404, 405, 410, 501)  # as web servers answer that do not list
         listed = self.ask(game, lambda: self.files.ls(f"{self.path}/{game}", detail=False), none_for=refused)
-        # Only names are taken from a listing: a link that leads elsewhere is not followed.
-        places = [re.split("[?#]", place)[0].split("/") for place in listed or ()]
+        # Only names are taken from a listing: a link that leads elsewhere is not followed. Some begin with "./".
+        places = [re.split("[?#]", place)[0].replace("/./", "/").split("/") for place in listed or ()]
         names = {place[-1] for place in places if place[-2:-1] == [game]}
         if shards := [name for name in sorted(names) if is_shard(name)]:
             yield from shards
@@ -155,7 +156,8 @@ class Server:
             raise ShardError(f"{self.folder}: disk is full ({reason}); free some, or {ELSEWHERE}")
         step = "check URL and network, then give the same command again"
         if count := len(numbered(self.folder / what.partition("/")[0])):
-            step += f"; or go on offline with what is kept of before ({count} shards): --data.root {self.folder}"
+            kept = shlex.quote(str(self.folder))
+            step += f"; or go on offline with what is kept of before ({count} shards): --data.root {kept}"
         raise ShardError(f"{self.shown}/{what}: attempt {number} of {ATTEMPTS} failed ({reason}); {step}")
 
     def _explain(self, error: Exception) -> tuple[str, int | None]:

@@ -46,6 +46,14 @@ def test_the_writer_refuses_what_breaks_the_contract_and_names_it(tmp_path, name
     assert len(Shard(tmp_path / "0000.h5")) == 5
 
 
+def test_a_shard_that_nobody_could_open_is_not_written(tmp_path, monkeypatch):
+    monkeypatch.setattr("pd_lightning.blocks.writing.BLOCKS_LIMIT", 2)
+    with one_line("frames is more than 2 blocks"), ShardWriter(tmp_path / "0000.h5", HEADER) as writer:
+        for _ in range(3):
+            writer.add(**block(0, 0, 5))
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("returns", [[], [1.0], [1.0, 2.0, 3.0], [1.0, np.nan]])
 def test_the_number_of_returns_is_the_number_of_episodes(tmp_path, returns):
     with one_line("returns"), ShardWriter(tmp_path / "0000.h5", HEADER) as writer:

@@ -109,15 +109,21 @@ def test_teachers_returns_are_compared_only_under_the_rules_they_were_played_by(
     assert data.teacher_returns("machado") == {}
 
 
-def rewritten(path, brighter=1, **changes):
-    """The play of shard 0, each block a pixel brighter, as another shard, under a header that says something else."""
+def rewritten(path, brighter=1, nearly=False, **changes):
+    """The play of shard 0, each block a pixel brighter, as another shard, under a header that says something else.
+
+    Nearly: its Q-values are the next larger float32.
+    """
     shard = Shard(path.with_name("0000.h5"))
     frames = np.empty(CHUNK, np.uint8)
     with ShardWriter(path, replace(shard.header, **changes)) as writer:
         for block, n in enumerate(shard.lengths.tolist()):
             shard.read_block(block, frames)
             frames[0, 0, 0] += brighter
-            rows = shard.q_values[block, :n], shard.actions[block, :n], shard.rewards[block, :n]
+            q_values = (
+                np.nextafter(shard.q_values[block, :n], np.float32(np.inf)) if nearly else shard.q_values[block, :n]
+            )
+            rows = q_values, shard.actions[block, :n], shard.rewards[block, :n]
             writer.add(frames[: n + 3], *rows, episode=int(shard.episodes[block]))
         writer.finish(shard.returns)
 
@@ -266,3 +272,12 @@ def test_devices_that_are_one_cpu_share_its_memory(datasets, monkeypatch):
 def test_nothing_need_be_held_out(datasets):
     module = fit(datasets, data=data_of(datasets, validation=0, games=["breakout"]), max_epochs=2)
     assert len(module.seen) == 6
+
+
+def test_the_same_play_by_another_machine_is_refused_although_its_q_values_differ_in_last_bits(copy):
+    rewritten(copy / "pong" / "0007.h5", nearly=True)
+    with pytest.raises(ShardError, match=r"0007\.h5: was recorded with the seeds of 0000\.h5; delete one of them"):
+        TeacherDatasets(str(copy))
+    (copy / "pong" / "0007.h5").unlink()
+    rewritten(copy / "pong" / "0007.h5", nearly=True, shard=7)
+    assert len(TeacherDatasets(str(copy)).shards["pong"]) == 2

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import warnings
+import weakref
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from pd_lightning.blocks import CHUNK, ShardError
 from pd_lightning.distillation import PolicyDistillation
 from pd_lightning.resuming import ResumeError
 from pd_lightning.streaming import Reach
+from pd_lightning.streaming.window import Window
 
 
 class Foresighted(Watched):
@@ -153,6 +155,40 @@ def test_a_run_that_chose_its_own_memory_resumes_where_half_as_much_is_free_now(
     assert fit(datasets, ckpt_path=checkpoint, data=data_of(datasets, memory=None)).seen == in_order[11:24]
     with pytest.raises(ResumeError, match=r"memory is 0\.002 GiB"):  # a memory that was asked for is not exceeded
         fit(datasets, ckpt_path=checkpoint, data=data_of(datasets, memory=half / 2**30))
+
+
+def test_what_a_fit_of_before_holds_in_memory_is_there_for_the_next_one(datasets, monkeypatch):
+    frames = int(np.prod(CHUNK))
+    live = weakref.WeakSet()
+    begin = Window.__init__
+
+    def note(window, *arguments):
+        begin(window, *arguments)
+        live.add(window)
+
+    monkeypatch.setattr(Window, "__init__", note)
+
+    def room(device, neighbours):
+        return 14 * frames - sum(window.slots * window.depth for window in live) * frames // CHUNK[0]
+
+    monkeypatch.setattr("pd_lightning.datamodule.usual_room", room)
+    data = data_of(datasets, memory=None, validation=0)
+    fit(datasets, data=data)
+    reaches = [stream.order.reach for stream in data.streams.values()]
+    assert live
+    fit(datasets, data=data)
+    assert [stream.order.reach for stream in data.streams.values()] == reaches
+
+
+def test_a_checkpoint_of_a_test_can_be_gone_on_from(datasets, tmp_path):
+    data = data_of(datasets)
+    trainer = quiet_trainer()
+    trainer.validate(Watched(data.actions), data, verbose=False)
+    trainer.save_checkpoint(tmp_path / "validated.ckpt")  # nothing was shuffled
+    again = attached(datasets, batch_size=60, memory=data.memory)
+    order = [stream.order.reach for stream in again.streams.values()]
+    again.load_state_dict(torch.load(tmp_path / "validated.ckpt", weights_only=True)["TeacherDatasets"])
+    assert [stream.order.reach for stream in again.streams.values()] == order
 
 
 def test_other_recordings_are_refused(datasets, tmp_path, checkpoint):

@@ -162,6 +162,14 @@ def test_what_cannot_be_mixed_is_refused_by_name(mixing, weights, complaint):
         batch_sizes(48, mixing, check_mixing(BOTH, mixing, weights))
 
 
+def test_turns_that_would_be_too_many_to_write_down_are_refused(blocks):
+    streams = mixture_of(blocks, "one_game", {}).streams
+    with pytest.raises(
+        ValueError, match=r"weight of pong is 1e-07: an epoch would have \d.* raise it in --data\.weights"
+    ):
+        Mixture(streams, "one_game", {"pong": 1e-7, "breakout": 1.0})
+
+
 def test_a_weight_that_leaves_fewer_states_than_devices_is_named():
     sizes = batch_sizes(8, "balanced", {"pong": 7.0, "breakout": 1.0})
     check_devices(8, 2, sizes)

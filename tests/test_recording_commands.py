@@ -66,6 +66,20 @@ def test_hours_are_shards_and_the_rest_is_a_shorter_one(tmp_path, teachers, shor
     assert shards[0].digest == Shard(hour / "pong" / "0000.h5").digest
 
 
+def test_a_url_is_no_folder_to_record_to_and_a_tilde_is_ones_home(tmp_path, teachers, monkeypatch):
+    agent, folders = load_teacher(teachers["pong"]), []
+
+    def only_folder(folder, plans, progress):
+        folders.append(folder)
+        return []
+
+    with pytest.raises(ValueError, match=r"--root is s3://bucket/datasets: give a local folder, and upload"):
+        record_play(agent, 1, "s3://bucket/datasets", check=0, by=only_folder)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    record_play(agent, 1, "~/mine", check=0, by=only_folder)
+    assert folders == [tmp_path / "mine" / "pong"]
+
+
 def test_a_share_of_an_hour_is_rounded_to_whole_steps(tmp_path, teachers, monkeypatch):
     monkeypatch.setattr(command_line, "STEPS_PER_HOUR", 100)
     planned = []

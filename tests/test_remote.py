@@ -6,9 +6,10 @@ from pathlib import Path
 import fsspec
 import pytest
 from conftest import quiet_trainer
+from handmade import chunks
 from serving import contents, refused, serving
 
-from pd_lightning.blocks import find_shards
+from pd_lightning.blocks import Shard, ShardError, find_shards
 from pd_lightning.datamodule import TeacherDatasets
 from pd_lightning.distillation import PolicyDistillation
 from pd_lightning.remote import local_root
@@ -65,6 +66,13 @@ def test_only_names_of_shards_are_taken_from_a_listing(remote):
     root = local_root(remote.url, ["breakout"])
     assert contents(root / "breakout") == remote.shards("breakout")
     assert {path for method, path in remote.requests} == {"/data/breakout", "/data/breakout/0000.h5"}
+
+
+def test_links_that_begin_with_the_folder_itself_are_names_too(remote):
+    remote.files["/data/pong/0003.h5"] = remote.files.pop("/data/pong/0001.h5")  # counting would end at the gap
+    remote.listing = ("text/html", "".join(f'<a href="./000{number}.h5">x</a>' for number in (0, 3)))
+    root = local_root(remote.url, ["pong"])
+    assert contents(root / "pong") == remote.shards("pong")
 
 
 def test_object_stores_that_say_forbidden_of_what_they_lack_end_the_counting(remote):
@@ -160,6 +168,18 @@ def test_a_cached_shard_that_was_damaged_is_fetched_again(remote):
         path.write_bytes(bad)
         local_root(remote.url, ["breakout"])
         assert path.read_bytes() == good
+
+
+def test_a_flipped_bit_in_the_cache_is_mended_as_its_error_says(remote):
+    path = local_root(remote.url, ["breakout"]) / "breakout/0000.h5"
+    good, data = path.read_bytes(), bytearray(path.read_bytes())
+    data[chunks(path)[1].byte_offset + 9] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ShardError, match=r"block 1 .*; delete it and give the same command again, which fetches it"):
+        Shard(path).verify()
+    path.unlink()
+    local_root(remote.url, ["breakout"])
+    assert path.read_bytes() == good
 
 
 def test_offline_the_error_says_how_to_go_on_and_that_works(datasets):

@@ -247,12 +247,21 @@ def test_a_shard_that_was_replaced_or_cut_short_is_an_error(datasets, tmp_path):
 
 @pytest.mark.parametrize(("options", "complaint"), [
     ({"batch_size": 0}, "batch_size is 0"),
-    ({"batch_size": 1000, "ranks": 1000}, "only 600 states: too few for 1000 devices"),
+    ({"batch_size": 1000, "ranks": 1000}, "pong: 600 states in batches of 1000 leave one with 600, for 1000 devices"),
     ({"rank": 2, "ranks": 2}, "rank is 2: it must be one of 0 to 1"),
 ])  # fmt: skip
 def test_what_cannot_work_is_refused_at_once(pong, options, complaint):
     with pytest.raises(ValueError, match=complaint):
         Stream(**{"blocks": pong, "batch_size": 50, "seed": 0, **options})
+
+
+def test_a_batch_that_has_fewer_states_than_devices_is_refused_with_its_game(datasets):
+    breakout = blocks_of(datasets / "breakout")  # 180 states: batches of 7 are 6 or 7
+    Stream(breakout, 7, 0, ranks=6)
+    with pytest.raises(
+        ValueError, match=r"breakout: 180 states in batches of 7 leave one with 6, for 7 devices: raise"
+    ):
+        Stream(breakout, 7, 0, ranks=7)
 
 
 def test_held_out_blocks_are_those_of_whole_episodes(datasets):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shlex
 import struct
 import typing
 import zlib
@@ -50,15 +51,23 @@ def fault(
     place: object, field: str, value: object, allowed: object, step: str = "", error: type[ShardError] = ShardError
 ) -> ShardError:
     """The error that a field is not as it should be. `step`: what to do next, if not to restore or to record again."""
-    if not step:
+    if not step and fetched_tag(Path(str(place))).exists():
+        step = "delete it and give the same command again, which fetches it anew"
+    elif not step:
         command = record_command(Path(str(place)).absolute().parent)
         step = f"restore a good copy, or delete it and run {command}, with the options that it was recorded with"
     return error(" ".join(f"{place}: {field} is {str(value)[:300]}, allowed is {allowed}; {step}".split()))
 
 
+def fetched_tag(shard: Path) -> Path:
+    """What lies beside a shard that was fetched from a server: how it was called there."""
+    return shard.with_name(f".{shard.name}.tag")
+
+
 def record_command(folder: Path) -> str:
     """The command that records into a game's folder."""
-    root = "" if folder.parent.absolute() == Path("datasets").absolute() else f" --root {folder.parent}"
+    other = folder.parent.absolute() != Path("datasets").absolute()
+    root = f" --root {shlex.quote(str(folder.parent))}" if other else ""
     return f"`python -m pd_lightning.recording --game {folder.name}{root}`"
 
 

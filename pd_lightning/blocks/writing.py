@@ -15,6 +15,7 @@ import zstandard
 
 from pd_lightning.blocks.contract import (
     BLOCK,
+    BLOCKS_LIMIT,
     CHUNK,
     SMALL,
     STACK,
@@ -141,6 +142,8 @@ class ShardWriter:
         """
         if self._lock is None:
             raise fault(self.path, "writer", "closed", "open", "use it in a `with`, and add before `finish`")
+        if len(self._chunks) == BLOCKS_LIMIT:
+            raise fault(self.path, "frames", f"more than {BLOCKS_LIMIT:,} blocks", "so many, 77 hours", _CALLER)
         n, actions_of_game = len(actions), len(self.header.action_meanings)
         if not 1 <= n <= BLOCK:
             raise fault(self.path, "number of actions", n, f"1 to {BLOCK}", _CALLER)

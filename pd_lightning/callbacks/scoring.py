@@ -24,7 +24,8 @@ def rollout_metrics(scores: dict[str, Returns], teachers: dict[str, np.ndarray])
         metrics[f"rollout/{game}/return"] = returns.mean
         metrics[f"rollout/{game}/return_std"] = returns.std
         if game in teachers:
-            metrics[f"rollout/{game}/percent_of_teacher"] = percent_of_teacher(returns.mean, teachers[game].mean())
+            yardstick = float(teachers[game].mean())  # not numpy's number, with which no checkpoint loads
+            metrics[f"rollout/{game}/percent_of_teacher"] = percent_of_teacher(returns.mean, yardstick)
     percents = [metrics[f"rollout/{game}/percent_of_teacher"] for game in scores if game in teachers]
     if percents and len(percents) == len(scores):  # of some games only it would be another number under the same name
         metrics["rollout/geometric_mean_percent"] = float(geometric_mean(percents))

@@ -16,6 +16,7 @@ from torch import Tensor
 from pd_lightning.atari import action_meanings, check_fire
 from pd_lightning.centring import mean_image
 from pd_lightning.episodes import Policy
+from pd_lightning.files import local_folder
 from pd_lightning.live.batches import LiveBatches
 from pd_lightning.live.collector import Collector, Process
 from pd_lightning.live.learner import Learner, Lessons
@@ -110,7 +111,7 @@ class LiveTeacher(pl.LightningDataModule):
                 f"teachers is {teachers}, but a teacher that learns begins anew: choose --data.learn false to follow "
                 "the one in the file as it is"
             )
-        self.record_to = record_to
+        self.record_to = None if record_to is None else str(local_folder("--data.record_to", record_to))
         self.actions = {game: len(action_meanings(game)) for game in games}
         self.frozen = {} if learn else load_teachers(games, root, teachers)
         self.outputs = {game: self.frozen[game].outputs if self.frozen else "q" for game in games}

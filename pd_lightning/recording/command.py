@@ -23,6 +23,7 @@ from rich.table import Table
 
 from pd_lightning.atari import STEPS_PER_HOUR, check_fire, check_game, named_protocol
 from pd_lightning.blocks import Header, Shard
+from pd_lightning.files import local_folder
 from pd_lightning.machine import chosen_device
 from pd_lightning.recording.filling import Rate, ShardTask, fill, fill_on_ray, shard_path
 from pd_lightning.recording.shards import header_of
@@ -66,7 +67,8 @@ def record(
             the Hugging Face Hub (default: ROOT/GAME/teacher.safetensors, or else datasets/GAME/teacher.safetensors).
         protocol: rules of play: paper, nature or machado.
         fire: press FIRE for the teacher at a start and after each lost life (default: as it was trained).
-        parallel: games played side by side, fewer where an hour is not full; all that were begun are finished.
+        parallel: games played side by side, at most 36 for an hour and fewer where it is not full; all that were begun
+            are finished.
         seed: of the episodes.
         device: where the teacher runs: auto, cpu, cuda, cuda:1, ...
         check: episodes that the teacher plays first, to be compared with published scores: a warning if it plays like
@@ -75,6 +77,7 @@ def record(
             folders (needs `pip install -e '.[ray]'`).
     """
     check_amount(hours, parallel, seed, check)
+    root = str(local_folder("--root", root))
     file = teacher or str(usual_teacher(root, check_game(game)))
     agent = load_teacher(file, game).to(chosen_device(device))
     if fire is None and agent.fire:
@@ -121,7 +124,7 @@ def record_play(
         ShardError: a shard is there that is broken or of another recording, or one cannot be written.
     """
     check_amount(hours, parallel, seed, check)
-    rules, folder = named_protocol(protocol), Path(root) / agent.game
+    rules, folder = named_protocol(protocol), local_folder("--root", root) / agent.game
     full, rest = divmod(round(hours * STEPS_PER_HOUR), STEPS_PER_HOUR)
     goals = [STEPS_PER_HOUR] * full + [rest] * (rest > 0)
     if fire:

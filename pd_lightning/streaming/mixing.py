@@ -15,6 +15,8 @@ from pd_lightning.streaming.source import choose_reach, memory_of
 from pd_lightning.streaming.stream import Batch, Stream, new_workers
 
 MIXINGS = ("balanced", "one_game")
+MOST_TURNS = 10_000_000
+"""Batches of an epoch in which games take turns: whose each is, is written down before the first."""
 
 
 def check_distinct(games: Sequence[str]) -> None:
@@ -150,6 +152,12 @@ class Mixture:
         if mixing == "one_game":
             shares = np.array([weights[game] for game in streams])
             self._shares = np.ceil(shares * (lengths / shares).max() - 1e-9).astype(int)  # batches of each in an epoch
+            if self._shares.sum() > MOST_TURNS:
+                rare = self._games[int((lengths / shares).argmax())]
+                raise ValueError(
+                    f"weight of {rare} is {weights[rare]}: an epoch would have {self._shares.sum():,} batches until it "
+                    f"has had all of {rare}, allowed are {MOST_TURNS:,}; raise it in --data.weights"
+                )
             self._turns, self._numbers = even_turns(self._shares)
         self._length = int(lengths.max()) if self._turns is None else len(self._turns)
 

@@ -60,7 +60,7 @@ class Stream:
         order: what is in which batch.
 
     Raises:
-        ValueError: there are fewer states than ranks.
+        ValueError: a batch would have fewer states than there are ranks.
     """
 
     def __init__(
@@ -80,8 +80,11 @@ class Stream:
         if not 0 <= rank < ranks:
             raise ValueError(f"rank is {rank}: it must be one of 0 to {ranks - 1}")
         self.order = Order(blocks.lengths, batch_size, seed, reach, shuffle)
-        if np.diff(self.order.bounds).min() < ranks:
-            raise ValueError(f"there are only {blocks.states} states: too few for {ranks} devices")
+        if (least := int(np.diff(self.order.bounds).min())) < ranks:
+            raise ValueError(
+                f"{Path(blocks.shards[0].path).parent}: {blocks.states:,} states in batches of {batch_size} leave one "
+                f"with {least}, for {ranks} devices: raise --data.batch_size, or the weight of this game"
+            )
         self.blocks, self.batch_size, self.rank, self.ranks = blocks, batch_size, rank, ranks
         self.device = torch.device(device)
         self._on_host = self.device.type == "cpu"
@@ -141,6 +144,13 @@ class Stream:
             self._source = Decoded(self._epochs, self._window)
         else:
             self._source = Sliding(self.order, self._epochs, self._window)
+
+    def close(self) -> None:
+        """Gives its memory back; the next batch would take it anew."""
+        if self._source is not None:
+            self._window.clear()
+            self._source = None
+            del self._window
 
     def _share(self, number: int) -> tuple[int, int, int]:
         """Epoch of a batch, and which of the epoch's states this rank takes of it."""
