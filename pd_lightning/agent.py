@@ -18,6 +18,7 @@ from pd_lightning.resuming import (
     refuse_passing_processes,
     renew_rate,
 )
+from pd_lightning.trainers import keep_float32
 
 
 def adam(parameters: Iterable[Tensor], rate: float) -> torch.optim.Adam:
@@ -53,6 +54,7 @@ class Agent(pl.LightningModule):
         Raises:
             ValueError: there is no data module, or only weights would come back from the fit.
         """
+        keep_float32(self.trainer)
         if stage != "fit":
             return
         refuse_passing_processes(self.trainer)
@@ -63,6 +65,11 @@ class Agent(pl.LightningModule):
     def on_train_start(self) -> None:
         """A resumed run may be longer than the one before, which left its own learning rate behind: perhaps 0."""
         renew_rate(self.lr_schedulers(), self._schedule, self.learning_rate)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """What is logged by updates counts them: where a run goes on, Lightning may have skipped one too many."""
+        loop: Any = self.trainer.fit_loop.epoch_loop
+        loop._batches_that_stepped = self.global_step
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """How it is to play, and what class it is, go along."""

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 import yaml
 
+from pd_lightning.trainers import callbacks_of
+
 if TYPE_CHECKING:  # whoever loads a teacher has no need of it, and it takes seconds
     import pytorch_lightning as pl
 
@@ -129,12 +131,17 @@ def student_weights(name: str, student: Any) -> dict[str, Any]:
 
 
 def is_over(checkpoint: Mapping[str, Any], trainer: pl.Trainer) -> bool:
-    """Whether a run that is resumed from a checkpoint has had all its updates or epochs already."""
+    """Whether a run that is resumed from a checkpoint has had all its updates, epochs or time already."""
     try:
         epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
     except (KeyError, TypeError):
         epochs = 0
     limits = (trainer.max_steps, checkpoint.get("global_step", 0)), (trainer.max_epochs or -1, epochs)
+    from pytorch_lightning.callbacks import Timer
+
+    for timer in (each for each in callbacks_of(trainer) if isinstance(each, Timer)):
+        spent = (checkpoint.get("callbacks") or {}).get(timer.state_key, {}).get("time_elapsed", {}).get("train", 0.0)
+        limits = *limits, (timer._duration or -1, spent)
     return any(0 < limit <= done for limit, done in limits)
 
 

@@ -151,8 +151,9 @@ class DistillationCLI(LightningCLI):
         if self._over:
             rank_zero_info(
                 f"{self.config.fit.ckpt_path} has had {self._checkpoint_updates:,} updates, so nothing is left to do "
-                f"by --trainer.max_steps {self.trainer.max_steps} and max_epochs {self.trainer.max_epochs}: raise "
-                "them, score the checkpoint by `test`, or begin anew by --ckpt_path null"
+                f"by --trainer.max_steps {self.trainer.max_steps}, max_epochs {self.trainer.max_epochs} and max_time "
+                f"{self.config.fit.trainer.max_time}: raise them, score the checkpoint by `test`, or begin anew by "
+                "--ckpt_path null"
             )
             raise SystemExit(0)
         if self.config.fit.ckpt_path:

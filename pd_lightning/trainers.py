@@ -18,6 +18,14 @@ def data_of(trainer: Any) -> Any:
     return trainer.datamodule
 
 
+def keep_float32(trainer: Any) -> None:
+    """Keeps Q-values as they were recorded: `bf16-true` would round them, and most states' best action with them.
+
+    States are bytes and become what the weights are within the network, so nothing needs the conversion.
+    """
+    trainer.precision_plugin.convert_input = lambda data: data
+
+
 def is_dry(trainer: Any) -> bool:
     """Whether it only tries whether all would run (`fast_dev_run`)."""
     return bool(trainer.fast_dev_run)

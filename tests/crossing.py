@@ -68,4 +68,5 @@ def cross(folder, monkeypatch, walks, mode):
         returns = {int(line["update"]): float(line["return"]) for line in csv.DictReader(file)}
     assert list(returns) == [0, 2, 4, 6, 7]
     assert keep.best.score == returns[best["global_step"]]
+    assert best["callbacks"][keep.state_key]["best_path"] == keep.best.path  # it knows where it lies itself
     return returns, best

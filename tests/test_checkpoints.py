@@ -224,7 +224,7 @@ def test_weights_that_are_not_finite_are_not_kept_and_end_the_run(tmp_path):
             return super().training_step(batch, batch_idx) * (math.inf if self.global_step == 3 else 1)
 
     trainer = trainer_of(tmp_path, 6, Checkpoint(dirpath=tmp_path, every_n_train_steps=2, save_top_k=0))
-    with pytest.raises(ValueError, match=r"after 4 updates weights are not finite .*--ckpt_path \S+last\.ckpt goes on"):
+    with pytest.raises(ValueError, match=r"after 4 updates weights are not finite .*last\.ckpt goes on from update 2"):
         trainer.fit(Diverging([]), ten_batches())
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 2
 

@@ -68,6 +68,29 @@ def test_who_waits_for_a_score_to_rise_knows_after_a_resumption_what_it_was(tmp_
     assert trainer.callback_metrics["rollout/freeway/return"] == 0.0  # of update 7, the last one before
 
 
+@pytest.mark.parametrize(("spent", "over"), [(4.0, False), (5.0, True)])
+def test_a_run_is_over_when_it_has_had_all_its_time(spent, over):
+    trainer = pl.Trainer(accelerator="cpu", max_time="00:00:00:05", logger=False)
+    checkpoint = {"global_step": 3, "callbacks": {"Timer": {"time_elapsed": {"train": spent}}}}
+    assert is_over(checkpoint, trainer) is over
+
+
+def test_what_a_trainer_has_tested_says_nothing_of_its_next_fit(tmp_path, monkeypatch):
+    monkeypatch.setenv("PL_GLOBAL_SEED", "1")
+    trainer_of(tmp_path, 2, Checkpoint(every_n_train_steps=2)).fit(Chicken([]), ten_batches())
+    trainer = trainer_of(tmp_path / "again", 2, Checkpoint())
+    trainer.validate(Validated([]), ten_batches(), tmp_path / "version_0" / "checkpoints" / "last.ckpt", verbose=False)
+    monkeypatch.setenv("PL_GLOBAL_SEED", "2")
+    trainer.fit(Chicken([]), ten_batches())
+    assert trainer.global_step == 2
+
+
+class Validated(Chicken):
+    """Something to validate, of which nothing is measured."""
+
+    def validation_step(self, batch, batch_idx): ...
+
+
 @pytest.mark.parametrize("option", ["optimizer", "seed"])
 def test_a_run_does_not_go_on_with_another_optimizer_or_seed(option, tmp_path, monkeypatch):
     monkeypatch.setenv("PL_GLOBAL_SEED", "1")

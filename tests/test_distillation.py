@@ -1,5 +1,6 @@
 """The student learns: what an update changes, what is logged, what a checkpoint holds."""
 
+import csv
 import gc
 import hashlib
 import threading
@@ -9,6 +10,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import LambdaCallback
+from pytorch_lightning.loggers import CSVLogger
 from scipy.special import log_softmax, rel_entr, softmax
 
 from pd_lightning.blocks import Shard
@@ -138,6 +140,37 @@ def test_numbers_that_are_too_coarse_to_learn_with_are_refused(datasets):
     data = data_of(datasets)
     with pytest.raises(ValueError, match=r"precision is 16-true.*--trainer\.precision 16-mixed"):
         new_trainer(1, precision="16-true").fit(new_student(data), datamodule=data)
+
+
+def test_whatever_the_precision_q_values_are_those_that_were_recorded(datasets):
+    seen = []
+
+    class Watching(PolicyDistillation):
+        def loss_of(self, game, outputs, part):
+            seen.append(part.teacher_q)
+            return super().loss_of(game, outputs, part)
+
+    data = data_of(datasets)
+    torch.manual_seed(0)
+    student = Watching(data.actions, size="net3")
+    new_trainer(2, precision="bf16-true", val_check_interval=1).fit(student, datamodule=data)
+    recorded = torch.from_numpy(np.concatenate([shard.q_values.reshape(-1, 6) for shard in data.shards["pong"]]))
+    assert len(seen) > 2  # of training and of validation
+    for q_values in seen:
+        assert torch.isin(q_values, recorded).all()  # bfloat16 would have made them others
+
+
+def test_what_is_logged_after_a_resumption_at_the_end_is_of_the_update_that_it_says(datasets, tmp_path):
+    data, every = data_of(datasets), {"val_check_interval": 2, "check_val_every_n_epoch": None}
+    trainer = new_trainer(4, **every)
+    trainer.fit(new_student(data), datamodule=data)
+    trainer.save_checkpoint(tmp_path / "end.ckpt")
+    logger, diary = CSVLogger(tmp_path, "", 0), Diary()
+    trainer = new_trainer(8, **every, logger=logger, callbacks=[diary])
+    trainer.fit(new_student(data), datamodule=data, ckpt_path=tmp_path / "end.ckpt")
+    with (tmp_path / "version_0" / "metrics.csv").open(newline="") as file:
+        rows = [(int(row["step"]), float(row["train/loss"])) for row in csv.DictReader(file) if row["train/loss"]]
+    assert rows == [(4 + n, pytest.approx(loss)) for n, loss in enumerate(diary.losses)]
 
 
 def test_the_input_is_centred_on_the_states_that_are_learned_from(run):

@@ -196,7 +196,12 @@ def test_the_round_that_was_played_ahead_is_in_the_last_checkpoint_too(teachers,
 
 
 def test_a_teachers_learning_rate_falls_over_all_batches_of_which_several_may_be_one_update():
-    trainer: Any = SimpleNamespace(max_steps=10, max_epochs=-1, accumulate_grad_batches=3)
+    trainer: Any = SimpleNamespace(max_steps=10, max_epochs=-1, accumulate_grad_batches=3, limit_train_batches=1.0)
     assert total_updates(trainer, 100) == 30
+    assert total_updates(trainer, 7) == 7 * 3 + 3  # 3 updates an epoch, of 3, 3 and 1 batches
     trainer.max_epochs = 1
     assert total_updates(trainer, 20) == 20
+    trainer.max_epochs, trainer.max_steps = 10, -1
+    for limit, batches in (1.0, 10_000), (0.5, 5_000), (100, 1_000), (None, 10_000):
+        trainer.limit_train_batches = limit
+        assert total_updates(trainer, 1_000) == batches

@@ -1,10 +1,12 @@
 """Live play keeps to what was set: who acts, how a teacher learns, FIRE, and what a resumed run must have as it was."""
 
+import io
 from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import checkpoint_of, quiet_trainer, tiny_network
@@ -182,3 +184,15 @@ def test_play_takes_some_of_torchs_threads_and_gives_them_back(teachers, options
     finally:
         torch.set_num_threads(before)
     assert seen[-1] == left
+
+
+def test_numbers_of_numpy_become_python_s_in_what_a_checkpoint_holds(teachers):
+    data = live(teachers, beta=np.float64(1), beta_steps=np.int64(3), lessons=Lessons(discount=np.float64(0.9)))
+    playing = ParallelPlay(parallel=np.int64(2), steps=np.int64(4))  # pyright: ignore[reportArgumentType]
+    trainer: Any = SimpleNamespace(world_size=1)
+    playing.trainer = trainer
+    for state in (data.settings.state_dict(), playing.state_dict()):
+        content = io.BytesIO()
+        torch.save(state, content)
+        content.seek(0)
+        assert torch.load(content, weights_only=True) == state

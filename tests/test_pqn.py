@@ -216,13 +216,16 @@ def test_a_teacher_that_is_tested_has_learned_from_as_many_steps_as_when_it_was_
 def test_a_learning_rate_or_a_precision_in_which_nothing_can_be_learned_is_refused():
     with pytest.raises(ValueError, match=r"learning_rate is 0.0: choose --model.learning_rate above 0"):
         PQN({"pong": 6}, learning_rate=0.0)
-    scaled: Any = SimpleNamespace(precision_plugin=SimpleNamespace(scaler=object()))
+    scaled: Any = SimpleNamespace(precision_plugin=SimpleNamespace(scaler=object()), precision="16-mixed")
     with pytest.raises(ValueError, match=r"precision is 16-mixed, .*: choose --trainer.precision bf16-mixed"):
         refuse_float16(scaled)
     model = PQN({"pong": 6}, "net3")
     model.trainer = scaled
     with pytest.raises(ValueError, match=r"precision is 16-mixed"):
         model.setup("fit")
+    model.setup("test")  # to play in it is another matter
+    with pytest.raises(ValueError, match=r"precision is 16-true, in which a teacher does not learn"):
+        refuse_float16(pl.Trainer(accelerator="cpu", precision="16-true", logger=False, enable_checkpointing=False))
     refuse_float16(pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False))
 
 

@@ -59,6 +59,7 @@ class Checkpoint(ModelCheckpoint):
             )
         super().__init__(save_last=save_last, save_top_k=save_top_k, **kwargs)
         self._newest = ""
+        self._kept_at = 0  # updates of what was saved last
         self._before: dict[str, str] = {}
         self._fits = True
 
@@ -75,7 +76,7 @@ class Checkpoint(ModelCheckpoint):
                 in a way that none would hold.
         """
         super().setup(trainer, pl_module, stage)
-        self._fits = stage == "fit"
+        self._fits, self._before = stage == "fit", {}
         write_atomically(trainer)
         if stage == "fit":
             refuse_unloadable(pl_module, data_of(trainer))
@@ -91,7 +92,12 @@ class Checkpoint(ModelCheckpoint):
         """What a run goes on from need not be saved again, in the middle of the next update perhaps."""
         super().on_train_start(trainer, pl_module)
         self.best_model_path = self._newest or self.best_model_path
-        self._last_global_step_saved = trainer.global_step
+        self._last_global_step_saved = self._kept_at = trainer.global_step
+
+    def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
+        """Lightning's; notes what was saved once it was."""
+        super()._save_checkpoint(trainer, filepath)
+        self._kept_at = trainer.global_step
 
     def _save_topk_checkpoint(self, trainer: pl.Trainer, monitor_candidates: dict[str, Any]) -> None:
         """Lightning's; but where that keeps nothing, last.ckpt is due all the same at the end of an epoch."""
@@ -109,8 +115,10 @@ class Checkpoint(ModelCheckpoint):
         super().on_train_epoch_end(trainer, pl_module)
         dry = is_dry(trainer)
         if self.save_last and (trainer.should_stop or is_last_update(trainer)) and not dry:
-            self.last_model_path = self.save(trainer, self.last_model_path, "last")
+            self.last_model_path = self.last_model_path or self._free(trainer, "last")
+            self.save(trainer, self.last_model_path)
             self._last_checkpoint_saved, self._last_global_step_saved = self.last_model_path, trainer.global_step
+            self._kept_at = trainer.global_step
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -173,23 +181,22 @@ class Checkpoint(ModelCheckpoint):
 
     def _kept(self) -> str:
         """From where a run can go on."""
-        kept = self.last_model_path
+        kept = self.last_model_path or self.best_model_path
         there = bool(kept) and self._fs.exists(kept)
-        goes_on = f"the same command with --ckpt_path {kept} goes on from update {self._last_global_step_saved:,}"
+        goes_on = f"the same command with --ckpt_path {kept} goes on from update {self._kept_at:,}"
         return goes_on if there else "no checkpoint was due yet"
 
     def judge(self, trainer: pl.Trainer, measured: str, ended: bool = False) -> None:
         """Keeps the weights if theirs is the best score so far; the arguments as `Best.beaten`'s."""
         if self.best.beaten(trainer, measured, ended):
             mine = os.path.dirname(self.best.path) == str(self.dirpath)  # else of the run that this one goes on from
-            self.best.path = self.save(trainer, self.best.path if mine else "", "best")
+            self.best.path = self.best.path if mine and self.best.path else self._free(trainer, "best")
+            self.save(trainer, self.best.path)
             if ended:
                 self._name_best()
 
-    def save(self, trainer: pl.Trainer, mine: str, name: str) -> str:
-        """Saves everything under a name beside the other checkpoints; returns the file.
-
-        It is `mine`, if this run has written one already. What another run has left in the same folder stays.
+    def save(self, trainer: pl.Trainer, path: str) -> None:
+        """Saves everything.
 
         Lightning counts an epoch that was cut short (by max_steps, max_time, early stopping) as a whole one once it has
         ended. Whoever went on from there would miss the rest of it: it is saved as the part that it is.
@@ -200,13 +207,11 @@ class Checkpoint(ModelCheckpoint):
         before = progress.processed, progress.completed
         if cut:
             progress.processed, progress.completed = progress.ready - 1, progress.ready - 1
-        path = mine or self._free(trainer, name)
         trainer.save_checkpoint(path, weights_only=self.save_weights_only)
         progress.processed, progress.completed = before
-        return path
 
     def _free(self, trainer: pl.Trainer, name: str) -> str:
-        """The first of NAME.ckpt, NAME-v1.ckpt, ... that is not there, on all devices."""
+        """The first of NAME.ckpt, NAME-v1.ckpt, ... that is not there, on all devices: what other runs left stays."""
         names = (f"{name}-v{number}" if number else name for number in itertools.count())
         paths = (os.path.join(self.dirpath or ".", f"{each}.ckpt") for each in names)
         return next(path for path in paths if not self.file_exists(path, trainer))

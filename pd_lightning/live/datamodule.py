@@ -189,7 +189,7 @@ class LiveTeacher(pl.LightningDataModule):
         trainer = self.trainer
         self.settings = settings = replace(self.settings, devices=trainer.world_size)
         check_devices(settings.batch_size, trainer.world_size)
-        if settings.learn:
+        if settings.learn and stage == "fit":
             refuse_float16(trainer)
         process = Process(trainer.global_rank, trainer.strategy.root_device, context_beside(trainer))
         for teacher in self.frozen.values():
@@ -244,7 +244,7 @@ class LiveTeacher(pl.LightningDataModule):
         """
         if self.collector is None or self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
             return
-        refuse_changes(state_dict.get("settings", {}), self._fixed(), "--data options and teachers")
+        refuse_changes(state_dict.get("settings", {}), self._fixed(), "--data options, teachers and --trainer.devices")
         self.scored = state_dict["scored"]
         self.collector.load_state_dict(state_dict["collector"])
 

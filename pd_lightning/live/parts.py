@@ -92,7 +92,10 @@ def total_updates(trainer: pl.Trainer, epoch: int) -> int:
     Raises:
         ValueError: the run has no end.
     """
-    batches = trainer.max_steps * trainer.accumulate_grad_batches
+    limit, accumulated = trainer.limit_train_batches, trainer.accumulate_grad_batches
+    epoch = max(1, min(epoch, limit) if isinstance(limit, int) else int(epoch * (1.0 if limit is None else limit)))
+    epochs, rest = divmod(trainer.max_steps, -(-epoch // accumulated))  # an epoch ends with an update
+    batches = epochs * epoch + min(rest * accumulated, epoch) if trainer.max_steps > 0 else -1
     limits = [limit for limit in (batches, (trainer.max_epochs or -1) * epoch) if limit > 0]
     if not limits:
         raise ValueError("a teacher that learns needs an end: give --trainer.max_steps")

@@ -13,6 +13,7 @@ from pd_lightning.live.learner import Lessons
 from pd_lightning.live.replay import STATE_BYTES
 from pd_lightning.machine import available_memory
 from pd_lightning.pqn.games import check_learning, linear
+from pd_lightning.resuming import to_python
 
 
 @dataclass(frozen=True)
@@ -129,4 +130,4 @@ class LiveSettings:
 
     def state_dict(self) -> dict[str, object]:
         """What a resumed run must have as it was; plain values."""
-        return {**asdict(self), "games": list(self.games)}
+        return to_python({**asdict(self), "games": list(self.games)})

@@ -38,10 +38,15 @@ def falling_share(update: int, warmup: int, total: float) -> float:
 
 
 def refuse_float16(trainer: pl.Trainer) -> None:
-    """Raises a ValueError where gradients are scaled: they would be clipped as they are, 65,536 times too large."""
-    if getattr(trainer.precision_plugin, "scaler", None) is not None:
+    """Raises a ValueError where a teacher would not learn.
+
+    In 16-mixed gradients are scaled, and would be clipped as they are, 65,536 times too large; in 16-true Adam divides
+    by nothing.
+    """
+    if trainer.precision == "16-true" or getattr(trainer.precision_plugin, "scaler", None) is not None:
         raise ValueError(
-            "precision is 16-mixed, in which a teacher does not learn: choose --trainer.precision bf16-mixed or 32-true"
+            f"precision is {trainer.precision}, in which a teacher does not learn: choose --trainer.precision "
+            "bf16-mixed or 32-true"
         )
 
 
@@ -130,7 +135,8 @@ class PQN(Agent):
         Raises:
             ValueError: the precision is float16's, or only weights would come back.
         """
-        refuse_float16(self.trainer)
+        if stage == "fit":
+            refuse_float16(self.trainer)
         super().setup(stage)
 
     def on_fit_start(self) -> None:
@@ -143,7 +149,7 @@ class PQN(Agent):
         trainer: Any = self._trainer  # none, if it is saved by other means
         data: Any = getattr(trainer, "datamodule", None)
         if hasattr(data, "steps_after"):
-            checkpoint["steps"] = data.steps_after(batches_trained(trainer), trainer.world_size)
+            checkpoint["steps"] = int(data.steps_after(batches_trained(trainer), trainer.world_size))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """As it was saved."""

@@ -114,7 +114,7 @@ class ParallelPlay(pl.LightningDataModule):
         """What steps, epsilon and games are counted by: a resumed run must have it as it was."""
         assert self.trainer is not None
         names = ("parallel", "steps", "passes", "minibatches")
-        return {**{name: getattr(self, name) for name in names}, "devices": self.trainer.world_size}
+        return {**{name: int(getattr(self, name)) for name in names}, "devices": self.trainer.world_size}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Learning goes on with the settings that it began with; a test needs none of them.
