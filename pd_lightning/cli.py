@@ -89,6 +89,8 @@ class DistillationCLI(LightningCLI):
             self._checkpoint_updates = self.checkpoint.get("global_step", 0)
             files = [*(self.config.get("config") or []), *(config.get("config") or [])]
             given = explicit_model_options(words, [Path(str(file)) for file in files])
+            if self.config.subcommand != "fit":  # nothing is learned, and LearningRateFinder may have found a rate
+                given -= {"learning_rate", "warmup"}
             refuse_contradictions(path, self.checkpoint["hyper_parameters"], config.model, given)
             if self.config.subcommand == "fit" and "optimizer_states" not in self.checkpoint:
                 fail(f"{path}: holds weights alone, so learning cannot go on: score it by `test`, or name another")

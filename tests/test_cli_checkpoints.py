@@ -124,6 +124,15 @@ class TestCheckpoints:
         assert config["data"]["init_args"]["root"] == str(datasets)
         assert (config["rollouts"]["protocol"], config["rollouts"]["episodes"]) == ("blink", 3)
 
+    def test_a_rate_that_was_found_and_not_given_is_no_contradiction_where_nothing_is_learned(self, datasets, tmp_path):
+        main(["fit", f"--data.root={datasets}", *TINY, "--rollouts.at_end=false"])
+        last = tmp_path / "lightning_logs/version_0/checkpoints/last.ckpt"
+        checkpoint = torch.load(last, weights_only=True)
+        checkpoint["hyper_parameters"]["learning_rate"] = 0.00123  # as LearningRateFinder leaves it
+        torch.save(checkpoint, last)
+        main(["test", "--ckpt_path=last", "--rollouts.protocol=blink", *QUIET])
+        assert (tmp_path / "lightning_logs/version_1/returns.csv").exists()
+
     def test_the_settings_beside_a_checkpoint_from_elsewhere_are_not_read(
         self, datasets, trained, tmp_path, monkeypatch, caplog
     ):

@@ -133,6 +133,46 @@ def test_a_run_that_was_moved_alone_is_not_joined_with_whoever_has_the_number_of
     assert (list(run.curve["pong"]), run.earlier) == ([100], ())
 
 
+def test_a_copied_run_is_not_joined_with_what_lies_by_now_where_its_first_attempt_was(tmp_path):
+    first = write_run(tmp_path / "workspace", {"pong": [2.0]}, updates=(0, 50))
+    last = goes_on(tmp_path / "workspace", first, {"pong": [5.0]}, updates=(100,))
+    shutil.copytree(tmp_path / "workspace", tmp_path / "results")
+    shutil.rmtree(first)
+    write_run(tmp_path, {"pong": [7.0]}, updates=(0, 10), size="net2").rename(first)
+    (run,) = runs_in([tmp_path / "results"])
+    assert (list(run.curve["pong"]), run.earlier) == ([0, 50, 100], (tmp_path / "results" / first.name,))
+    (run,) = runs_in([tmp_path / "results" / last.name])
+    assert list(run.curve["pong"]) == [0, 50, 100]
+
+
+def test_a_test_of_weights_from_elsewhere_is_not_a_score_of_the_run_that_has_their_number(tmp_path, capsys):
+    mine = write_run(tmp_path, {"pong": [18.0]}, size="net1")
+    for weights in ("there", "gone"):
+        checkpoint = tmp_path / weights / mine.name / "checkpoints" / "last.ckpt"
+        checkpoint.parent.mkdir(parents=True)
+        checkpoint.touch()
+        test = goes_on(tmp_path, checkpoint.parents[1], {"pong": [-20.0]}, updates=(100,), size="net3",
+                       more={"verbose": True})  # fmt: skip
+        if weights == "gone":
+            checkpoint.unlink()
+        (run,) = runs_in([mine, test], tests=True)
+        assert run.returns["pong"].tolist() == [18.0]
+        assert f"left out: {test} is of a test, whose run is not there" in capsys.readouterr().err
+
+
+def test_of_runs_alike_the_tested_one_counts_once(tmp_path, capsys):
+    tested, twin = (write_run(tmp_path, {"pong": [score]}) for score in (2.0, 3.0))
+    test = goes_on(tmp_path, tested, {"pong": [7.0]}, updates=(100,), more={"verbose": True})
+    (run,) = runs_in([tested, twin, test], tests=True)
+    assert run.returns["pong"].tolist() == [7.0]
+    assert f"left out: {twin} has the same settings and seed as {tested}, which counts" in capsys.readouterr().err
+
+
+def test_runs_without_a_seed_are_none_of_them_the_same(tmp_path):
+    runs = [write_run(tmp_path, {"pong": [1.0]}, seed=seed) for seed in (False, False, 0)]
+    assert [run.seed for run in runs_in(runs)] == [-1, -1, 0]
+
+
 def test_runs_with_other_seeds_of_the_data_are_no_duplicates(tmp_path):
     for seed in (0, 1):
         write_run(tmp_path, {"pong": [2.0]}, data={"seed": seed})

@@ -159,6 +159,14 @@ def test_a_mean_that_leaves_nothing_out_is_no_interquartile_mean():
     assert summarise([each] * 4).interquartile == pytest.approx((each.above_random,) * 3)
 
 
+def test_the_interval_above_random_is_as_uncertain_as_the_teacher_and_there_is_none_of_few_episodes():
+    alike = (np.full(9, 10.0), np.full(9, 10.0))
+    spread = np.array([8.0, 9.0, 10.0, 11.0, 12.0])
+    low, high = Measure("pong", alike, spread).above_random_interval
+    assert low < Measure("pong", alike, spread).above_random < high
+    assert all(map(math.isnan, Measure("pong", alike, spread[:4]).above_random_interval))
+
+
 def test_the_runs_of_a_student_stand_in_the_order_of_their_seeds(tmp_path):
     folders = [write_run(tmp_path, {"pong": [float(seed)] * 3}, seed=seed) for seed in (2, 0, 1)]
     ((games),) = measured(*folders).values()

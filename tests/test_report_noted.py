@@ -1,5 +1,7 @@
 """Runs are compared with what they noted of their teachers, wherever the recordings are by now."""
 
+import csv
+
 from conftest import short_play
 from reporting import add_teacher, run_main, table, write_run
 
@@ -61,6 +63,26 @@ def test_a_test_is_compared_with_the_teacher_by_its_own_rules_or_with_nobody(tmp
     assert tested([]) == [4.0]
     assert tested([7.0], protocol="nature") == [7.0]
     assert tested([], protocol="nature") == []
+
+
+def test_runs_of_recordings_that_were_made_anew_are_each_compared_with_their_own(tmp_path, monkeypatch, capsys):
+    runs = [
+        add_teacher(write_run(tmp_path, {"pong": [score] * 2}, seed=n, data=GONE), {"pong": {0: [teacher] * 2}})
+        for n, (score, teacher) in enumerate([(5.0, 10.0), (20.0, 20.0)])
+    ]
+    assert run_main(monkeypatch, *runs, f"--output={tmp_path}") == 0
+    capsys.readouterr()
+    with (tmp_path / "report.csv").open(newline="") as file:
+        assert [float(line["percent_of_teacher"]) for line in csv.DictReader(file)] == [50.0, 100.0]
+
+
+def test_an_earlier_checkpoint_of_a_run_whose_teacher_learned_is_compared_with_that_as_it_was_then(tmp_path):
+    data = {"learn": True, "beta": 1.0}
+    run = add_teacher(write_run(tmp_path, {"pong": [9.0]}, data=data), {"pong": {50: [10.0], 100: [20.0]}})
+    more = {"verbose": True, "ckpt_path": str(run / "checkpoints" / "best.ckpt")}
+    test = write_run(tmp_path, {"pong": [9.0]}, updates=(50,), data=data, more=more)
+    (scored,) = runs_in([run, test], tests=True)
+    assert list(scored.teacher["pong"]) == [50]
 
 
 def test_runs_that_noted_the_same_recording_count_its_episodes_once(tmp_path):

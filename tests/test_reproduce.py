@@ -9,19 +9,22 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from handmade import ROOT
+from reporting import add_teacher, write_run
 
 from pd_lightning.blocks import ShardError
 from pd_lightning.cli import main as fit
 from pd_lightning.report import read_run
 from pd_lightning.reproduce import EXPERIMENTS, Task, TaskError, execute, plan
 from pd_lightning.reproduce.__main__ import main
-from pd_lightning.reproduce.plans import Settings, on_policy
-from pd_lightning.reproduce.results import duration
+from pd_lightning.reproduce.plans import Settings, on_policy, recordings
+from pd_lightning.reproduce.results import duration, write_results
+from pd_lightning.reproduce.tasks import BEGUN, DONE
 from pd_lightning.reproduce.workers import here, on_cluster, places
 
 TINY = ["--data.batch_size=64", "--data.validation=0", "--trainer.precision=32-true", "--model.warmup=4",
@@ -183,6 +186,35 @@ def test_a_recording_that_was_begun_here_is_gone_on_with_although_some_hours_are
     assert task.folder == str(folder)
     (folder / "done.json").write_text("{}")
     assert plan(["losses"], known).recordings == ()
+
+
+def test_a_recording_that_was_made_and_is_gone_is_made_again(datasets, tmp_path):
+    root = tmp_path / "root"
+    shutil.copytree(datasets / "pong", root / "pong")
+    (task,) = recordings(settings(root, tmp_path), ["freeway"])
+    Path(task.folder).mkdir(parents=True)
+    for name in (BEGUN, DONE):
+        (Path(task.folder) / name).write_text(json.dumps({**asdict(task), "seconds": 1.0}))
+    assert not task.done
+    (root / "freeway").mkdir()
+    shutil.copy(datasets / "pong" / "0000.h5", root / "freeway")
+    assert task.done
+
+
+def test_what_a_run_noted_of_its_teacher_counts_after_its_recording_is_gone(tmp_path):
+    run = add_teacher(write_run(tmp_path / "runs" / "a" / "lightning_logs", {"pong": [3.0]}), {"pong": {0: [4.0]}})
+    task = Task(str(run.parents[1]), ("fit",))
+    (run.parents[1] / DONE).write_text(json.dumps({"words": ["fit"], "seconds": 60.0}))
+    (tmp_path / "out").mkdir()
+    text = write_results([task], settings(tmp_path / "nothing", tmp_path), "reproduce", {}).read_text()
+    assert "| 4.0 |" in text
+    assert "What was recorded is not there any more." in text
+
+
+def test_no_planned_command_names_where_this_project_lies(datasets, tmp_path):
+    for name in ("on-policy", "online"):
+        for task in plan([name], settings(datasets, tmp_path, options=("--data.teachers={}",))).runs:
+            assert not any(str(ROOT) in word for word in task.words)
 
 
 def test_whatever_a_cluster_fails_with_stops_one_task_alone(tmp_path, monkeypatch):

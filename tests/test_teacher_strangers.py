@@ -137,7 +137,9 @@ def test_bombs_are_refused_before_they_fill_the_memory(tmp_path, good):
     many = {"archive/data.pkl": b"\x80\x02}.", **{f"archive/data/{n}": zeros[: 2**26] for n in range(5)}}
     packed = tmp_path / "packed.gz"
     packed.write_bytes(gzip.compress(zeros, 1) * 4)
+    lists = b'{"a": [' + b",".join([b"[]"] * 2**23) + b"]}"  # 25 MB of text; each list is an object of 56 bytes
     bombs = [
+        zip_of(tmp_path / "lists.zip", {"policy.pth": good["policy.pth"].read_bytes(), "data": lists}),
         packed,
         zip_of(tmp_path / "weights.zip", {"policy.pth": zeros, "data": "{}"}),
         declare_less(zip_of(tmp_path / "lying.zip", {"policy.pth": zeros, "data": "{}"}), "policy.pth"),

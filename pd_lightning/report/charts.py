@@ -108,7 +108,7 @@ def draw_sizes(axis: Axes, sizes: Mapping[str, Measure], label: str, style: Mapp
     x = [x for x, found in points for _ in found.runs]
     each = [one.above_random for _, found in points for one in found.singles]
     axis.plot(x, each, **style, linestyle="", alpha=0.5)
-    ends = np.array([found.above(found.score_interval) for _, found in points])
+    ends = np.array([found.above_random_interval for _, found in points])
     axis.vlines([x for x, _ in points], *ends.T, color=style["color"], alpha=0.5, linewidth=1)
 
 

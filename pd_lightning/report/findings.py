@@ -6,12 +6,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from pd_lightning.report.folders import runs_in
 from pd_lightning.report.following import following_table
 from pd_lightning.report.groups import Measures, measure
 from pd_lightning.report.lines import write_runs, write_students
 from pd_lightning.report.recorded import Recordings, recordings_of, teacher_of
-from pd_lightning.report.runs import Run
+from pd_lightning.report.runs import Run, Student
 from pd_lightning.report.tables import report
 
 
@@ -44,7 +46,11 @@ class Findings:
         """
         runs = runs_in(list(folders), tests=tests)
         recordings = recordings_of(root, runs)
-        return cls(runs, recordings, measure(runs, lambda student, game: teacher_of(recordings, runs, student, game)))
+
+        def teachers(student: Student, game: str) -> np.ndarray:
+            return teacher_of(recordings, runs, student, game)
+
+        return cls(runs, recordings, measure(runs, teachers, noted=root is None))
 
     @property
     def tables(self) -> str:

@@ -38,7 +38,10 @@ def runs_in(named: Sequence[Path], *, tests: bool = False) -> list[Run]:
             leave_out(folder, "is of a test, whose run has a score of its own; --tests true takes the test's")
         else:
             runs.append(read_run(folder))
-    found = scored_by_tests(distinct(trained(joined_attempts(runs))), tested)
+    fitted = trained(joined_attempts(runs))
+    scored = scored_by_tests(fitted, tested)
+    done = {run.folder.resolve() for run in scored}
+    found = distinct([*(run for run in fitted if run.folder.resolve() not in done), *scored], first=scored)
     if not found:
         raise ReportError(
             f"{', '.join(map(str, named))}: no run that has played, once it had learned, and that the command line has "
@@ -113,13 +116,9 @@ def attempts(run: Run) -> list[Run]:
     chain, folder, seen = [run], run.folder.resolve(), set()
     while folder and folder not in seen:
         seen.add(folder)
-        folder, moved = predecessor(folder)
+        folder = predecessor(folder, run)
         if folder and folder not in seen and (folder / "returns.csv").is_file():
-            found = read_run(folder)
-            known = [(each.student.size, each.student.loss, each.student.games, each.seed) for each in (found, run)]
-            if moved and known[0] != known[1]:  # another run, which happens to have its number
-                break
-            chain.insert(0, found)
+            chain.insert(0, read_run(folder))
     return [chain[0], *(begun_as(chain[0], each) for each in chain[1:])]
 
 
@@ -135,17 +134,38 @@ def begun_as(first: Run, run: Run) -> Run:
     return replace(run, student=replace(run.student, settings=tuple(sorted([*begun, *others]))))
 
 
-def predecessor(folder: Path) -> tuple[Path | None, bool]:
-    """The folder of the run whose checkpoint this one began with, and whether it is not where it was then.
+def predecessor(folder: Path, run: Run, *, seeded: bool = True) -> Path | None:
+    """The folder of the run whose checkpoint this one began with.
 
-    It may have been moved together with this one: then it lies beside it.
+    It may have been moved together with this one: then it lies beside it. And where it was, or beside this one, may lie
+    another by now, which happens to have its number.
+
+    Args:
+        folder: that began with a checkpoint.
+        run: what it is a part, or a test, of.
+        seeded: whether it has its predecessor's seed; a test's is its own.
     """
     checkpoint = settings_of(folder).get("ckpt_path")
     then = Path(str(checkpoint)).parent.parent if checkpoint else folder
-    if then.is_absolute() and then != folder and (then / "config.yaml").is_file():
-        return then, False
-    beside = folder.parent / then.name
-    return (beside, True) if beside != folder and (beside / "config.yaml").is_file() else (None, True)
+    places = [then] if then.is_absolute() else []
+    if not (checkpoint and Path(str(checkpoint)).is_file() and not (then / "config.yaml").is_file()):  # else not moved
+        places.append(folder.parent / then.name)
+    for place in places:
+        if place.resolve() == folder.resolve() or not (place / "config.yaml").is_file():
+            continue
+        known = place.resolve().parent == folder.resolve().parent and place == then  # as it was, whatever was set anew
+        if known or not (place / "returns.csv").is_file() or same_network(read_run(place), run, seeded):
+            return place
+    return None
+
+
+def same_network(one: Run, other: Run, seeded: bool) -> bool:
+    """Whether one of two runs can have gone on from the other, or been tested in it."""
+    first, second = (
+        (each.student.size, each.student.loss.partition(",")[0], each.student.games, each.seed if seeded else 0)
+        for each in (one, other)
+    )
+    return first == second
 
 
 def alike(run: Run) -> tuple:
@@ -153,18 +173,28 @@ def alike(run: Run) -> tuple:
     return replace(run.student, updates=0), run.seed, run.data_seed
 
 
-def distinct(runs: Sequence[Run]) -> list[Run]:
-    """Runs of which no two have the same settings and seed: one would count twice."""
+def distinct(runs: Sequence[Run], first: Sequence[Run] = ()) -> list[Run]:
+    """Runs of which no two have the same settings and seed: one would count twice.
+
+    Args:
+        runs: some of which may be alike. Without a seed none are.
+        first: those of them that count rather than others.
+    """
     best: dict[tuple, Run] = {}
-    for run in sorted(runs, key=lambda run: (run.student.updates, in_order(run.folder.resolve()))):
-        if other := best.get(alike(run)):
+    chosen = {id(run) for run in first}
+
+    def key(run: Run) -> tuple:
+        return alike(run), run.folder.resolve() if run.seed < 0 else None
+
+    for run in sorted(runs, key=lambda run: (id(run) in chosen, run.student.updates, in_order(run.folder.resolve()))):
+        if other := best.get(key(run)):
             leave_out(other.folder, f"has the same settings and seed as {run.folder}, which counts")
-        best[alike(run)] = run
-    return [run for run in runs if best[alike(run)] is run]
+        best[key(run)] = run
+    return [run for run in runs if best[key(run)] is run]
 
 
 def scored_by_tests(runs: Sequence[Run], tests: Sequence[Path]) -> list[Run]:
-    """Runs with the scores of their tests (`python train.py test`) instead of their own, where they were tested.
+    """Runs that were tested (`python train.py test`), with the scores of their tests instead of their own.
 
     Of several tests by the same rules the last counts; by other rules a run is there once more.
 
@@ -179,15 +209,15 @@ def scored_by_tests(runs: Sequence[Run], tests: Sequence[Path]) -> list[Run]:
     known = {folder.resolve(): run for run in runs for folder in run.earlier}
     known |= {run.folder.resolve(): run for run in runs}  # which may be what another goes on from, too
     for folder in tests:
-        fitted, _ = predecessor(folder)
+        test = read_run(folder)
+        fitted = predecessor(folder, test, seeded=False)
         if fitted is None:
             leave_out(folder, "is of a test, whose run is not there")
             continue
         run = known.get(fitted.resolve()) or joined(attempts(read_run(fitted)))
-        scored = with_scores(run, read_run(folder))
+        scored = with_scores(run, test)
         tested[run.folder.resolve(), scored.student.rules] = scored
-    done = {folder for folder, _ in tested}
-    return [*(run for run in runs if run.folder.resolve() not in done), *tested.values()]
+    return list(tested.values())
 
 
 def with_scores(run: Run, test: Run) -> Run:
@@ -203,5 +233,8 @@ def with_scores(run: Run, test: Run) -> Run:
 
     student = replace(run.student, updates=at, protocol=test.student.protocol, fire=test.student.fire)
     unnoted = not test.teacher and rules == run.student.rules  # by a test of before there was such a note
-    teacher = run.teacher if unnoted else merged(run.teacher, test.teacher)
+    teacher = merged(run.teacher, test.teacher)
+    if unnoted:  # or of one that learned: as it was then
+        every = run.teacher.items()
+        teacher = {game: {u: v for u, v in points.items() if u <= at or not run.learning} for game, points in every}
     return replace(run, student=student, curve=merged(run.curve, test.curve), teacher=teacher)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -24,12 +24,13 @@ def order_of(student: Student) -> tuple:
     return (student.protocol, len(student.games), size, loss, *how)
 
 
-def measure(runs: Iterable[Run], teachers: Callable[[Student, str], np.ndarray]) -> Measures:
+def measure(runs: Iterable[Run], teachers: Callable[[Student, str], np.ndarray], *, noted: bool = True) -> Measures:
     """Groups runs that differ in the seed alone.
 
     Args:
         runs: in any order.
         teachers: returns of the recorded episodes of a game's teacher by the rules of a student's rollouts.
+        noted: whether what each run noted of a recorded teacher counts.
     """
     groups: dict[Student, list[Run]] = {}
     for run in sorted(runs, key=lambda run: run.seed):
@@ -41,7 +42,7 @@ def measure(runs: Iterable[Run], teachers: Callable[[Student, str], np.ndarray])
                 tuple(run.returns[game] for run in groups[student]),
                 teachers(student, game),
                 together=len(student.games) > 1,
-                own=learning_teachers(groups[student], game),
+                own=own_teachers(groups[student], game, noted),
                 seeds=tuple((run.seed, run.data_seed) for run in groups[student]),
                 folders=tuple(run.folders for run in groups[student]),
                 temperatures=tuple(run.temperatures.get(game, math.nan) for run in groups[student]),
@@ -52,7 +53,14 @@ def measure(runs: Iterable[Run], teachers: Callable[[Student, str], np.ndarray])
     }
 
 
-def learning_teachers(runs: Iterable[Run], game: str) -> tuple[np.ndarray, ...]:
-    """Last returns of each run's own teacher, if those learned with their students."""
-    points = [run.teacher.get(game, {}) if run.learning else {} for run in runs]
-    return tuple(each[max(each)] for each in points) if all(points) else ()
+def own_teachers(runs: Sequence[Run], game: str, noted: bool) -> tuple[np.ndarray, ...]:
+    """Last returns of each run's own teacher, if runs have teachers of their own; else nothing.
+
+    They have, if those learned with their students, or if a recording was made anew or longer between two runs.
+    """
+    points = [run.teacher.get(game, {}) for run in runs]
+    if not all(points):
+        return ()
+    last = tuple(each[max(each)] for each in points)
+    others = noted and not runs[0].student.acts and any(not np.array_equal(each, last[0]) for each in last)
+    return last if others or all(run.learning for run in runs) else ()

@@ -118,6 +118,14 @@ class Measure:
             return np.full(RESAMPLES, np.nan)
         return _scores(self.runs, draw_runs(len(self.runs), rng), rng)
 
+    @cached_property
+    def above_random_interval(self) -> tuple[float, float]:
+        """95%, of `above_random`: runs as in `score_interval`, and the teacher's episodes drawn anew too."""
+        if self._has_too_few:
+            return math.nan, math.nan
+        rng = np.random.default_rng(0)
+        return limits(self.above(self.score_resampled(rng), _means(self.own or [self.teacher], rng)))
+
     def above_random_drawn(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """`above_random` of runs drawn with replacement, and of the runs that there are with their episodes drawn anew.
 

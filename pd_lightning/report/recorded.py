@@ -58,6 +58,7 @@ def teacher_of(shards: Recordings, runs: list[Run], student: Student, game: str)
     if not noted or (given and not student.acts):
         return returns_of_teacher(given, student.protocol, student.fire)
     last = [points[max(points)] for points in noted]
-    if all(np.array_equal(each, last[0]) for each in last):  # one recording, or one frozen teacher in the same episodes
+    # One recording, or one frozen teacher in the same episodes; of several recordings each run has its own.
+    if all(np.array_equal(each, last[0]) for each in last):
         return last[0]
     return np.concatenate(last)

@@ -80,7 +80,7 @@ class Run:
 
     Attributes:
         folder: the run's.
-        seed: of the weights.
+        seed: of the weights; -1 where there was none, by `--seed_everything false`.
         data_seed: of the data: another split, or other play.
         student: what was trained.
         curve: returns of the episodes.
@@ -125,7 +125,7 @@ def read_run(folder: Path) -> Run:
             raise ReportError(f"{folder}: has no {name}; name folders of runs, such as lightning_logs/version_0")
     try:
         config = yaml.safe_load((folder / "config.yaml").read_text())
-        seed = int(config["seed_everything"])
+        seed = -1 if config["seed_everything"] is False else int(config["seed_everything"])
         rollouts = config["rollouts"]
         protocol, fire = str(rollouts["protocol"]), rollouts.get("fire")
         curve = read_curve(folder / "returns.csv")

@@ -6,10 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pd_lightning.blocks import ShardError, find_shards
-from pd_lightning.files import PRESETS
+from pd_lightning.blocks import ShardError
 from pd_lightning.recording.command import usual_teacher
-from pd_lightning.reproduce.tasks import DONE, Task
+from pd_lightning.reproduce.tasks import DONE, Task, has_shards
 
 LOSSES = ("mse", "nll", "kl")
 COMPRESSED = ("net1", "net2", "net3")
@@ -142,7 +141,7 @@ def on_policy(settings: Settings) -> list[Task]:
     ways = {"teacher": (1, 1, 0), "student": (0, 0, 0), "mixture": (1, 0, half)}
     return [
         fit(settings, f"{game}-net3-{way}-acts", [game], seed, "--model.size=net3", f"--data.beta={first}",
-            f"--data.beta_end={last}", f"--data.beta_steps={steps}", preset=[f"--config={PRESETS}/on_policy.yaml"])
+            f"--data.beta_end={last}", f"--data.beta_steps={steps}", preset=["--config=on_policy"])
         for seed in settings.seeds for game in settings.games for way, (first, last, steps) in ways.items()
     ]  # fmt: skip
 
@@ -151,7 +150,7 @@ def online(settings: Settings) -> list[Task]:
     """Section 4.4: a student follows a teacher that is still learning; scored side by side, 20 times."""
     return [
         fit(settings, f"{game}-online", [game], seed,
-            f"--rollouts.every_n_updates={-(-settings.updates // 20)}", preset=[f"--config={PRESETS}/online.yaml"])
+            f"--rollouts.every_n_updates={-(-settings.updates // 20)}", preset=["--config=online"])
         for seed in settings.seeds for game in settings.games
     ]  # fmt: skip
 
@@ -225,13 +224,5 @@ def recordings(settings: Settings, games: Sequence[str]) -> list[Task]:
         if has_shards(folder) and not interrupted:
             continue
         words = ("pd_lightning.recording", "--game", game, "--hours", str(settings.hours), "--root", settings.root)
-        tasks.append(Task(str(task), words, resumable=False))
+        tasks.append(Task(str(task), words, resumable=False, shards=str(folder)))
     return tasks
-
-
-def has_shards(folder: Path) -> bool:
-    """Whether a game has any recording."""
-    try:
-        return bool(find_shards(folder))
-    except ShardError:
-        return False

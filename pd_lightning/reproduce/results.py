@@ -12,11 +12,12 @@ from pathlib import Path
 import torch
 
 from pd_lightning.files import write_text
+from pd_lightning.recorded import open_game
 from pd_lightning.report.findings import Findings
 from pd_lightning.report.recorded import Recordings
 from pd_lightning.report.runs import Run
 from pd_lightning.reproduce.plans import Settings
-from pd_lightning.reproduce.tasks import DONE, Task
+from pd_lightning.reproduce.tasks import DONE, Task, has_shards
 
 PICTURES = {"curves.png": "learning curves", "sizes.png": "score against size"}
 DIFFERENCES = """\
@@ -49,14 +50,14 @@ def write_results(tasks: Sequence[Task], settings: Settings, command: str, left_
         RESULTS.md.
     """
     output = Path(settings.output)
-    found = Findings.of([Path(task.folder) for task in tasks], Path(settings.root))
+    found = Findings.of([Path(task.folder) for task in tasks])  # each beside the teacher that it noted itself
     pictures = [path for path in found.write(output) if path.name in PICTURES]
     seconds = [float(json.loads((Path(task.folder) / DONE).read_text())["seconds"]) for task in tasks]
     text = "\n\n".join(
         [
             "# Results",
             f"Made by\n\n```bash\n{command}\n```",
-            about(found.runs, seconds, found.recordings),
+            about(found.runs, seconds, recordings_here(Path(settings.root), found.runs)),
             *(f"Left out is {game}: {reason}." for game, reason in left_out.items()),
             found.tables.strip(),
             *(f"![{PICTURES[path.name]}]({path.name})" for path in pictures),
@@ -64,6 +65,12 @@ def write_results(tasks: Sequence[Task], settings: Settings, command: str, left_
         ]
     )
     return write_text(output / "RESULTS.md", text + "\n")
+
+
+def recordings_here(root: Path, runs: Sequence[Run]) -> Recordings:
+    """What lies in a folder of datasets of what runs learned from: perhaps nothing any more."""
+    games = {game for run in runs if not run.student.acts for game in run.student.games}
+    return {(str(root), game): open_game(root / game, game, True) for game in sorted(games) if has_shards(root / game)}
 
 
 def each(values: Iterable[str]) -> str:
@@ -92,9 +99,11 @@ def about(runs: Sequence[Run], seconds: Sequence[float], shards: Recordings) -> 
     seeds, rules = each(str(run.seed) for run in runs), each(run.student.protocol for run in runs)
     many = len(runs) > 1
     each_one = f", {min(seconds) / 60:.1f} to {max(seconds) / 60:.1f} minutes each" if many else ""
+    live = all(run.student.acts for run in runs)
+    gone = "Learned from live play" if live else "What was recorded is not there any more"
     return (
         f"{len(runs)} run{'s' * many} of {updates} updates, seed{'s' * (',' in seeds)} {seeds}, scored over {episodes} "
         f"episode{'s' * (episodes != '1')} under protocol {rules}; {duration(sum(seconds))} in all{each_one}, on "
         f"{machine}; {packages}.\n\n"
-        f"{f'Recorded, to learn from and to hold out: {played}' if played else 'Learned from live play'}."
+        f"{f'Recorded, to learn from and to hold out: {played}' if played else gone}."
     )

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pd_lightning.blocks import ShardError, find_shards
 from pd_lightning.files import write_text
 
 BEGUN = "begun.json"
@@ -42,11 +43,13 @@ class Task:
         folder: where it leaves everything; also its name.
         words: of the command, after `python -m`.
         resumable: whether it takes `--ckpt_path` to go on from a checkpoint in its folder.
+        shards: folder that holds shards when it is done, if it is a recording.
     """
 
     folder: str
     words: tuple[str, ...]
     resumable: bool = True
+    shards: str = ""
 
     @property
     def name(self) -> str:
@@ -55,13 +58,13 @@ class Task:
 
     @property
     def done(self) -> bool:
-        """Whether its command has ended well, and was this one.
+        """Whether its command has ended well, and was this one; and what it recorded is there.
 
         Raises:
             TaskError: the folder is of another command.
         """
         self._check(BEGUN)
-        return self._check(DONE)
+        return self._check(DONE) and (not self.shards or has_shards(Path(self.shards)))
 
     def _check(self, name: str) -> bool:
         """Whether a file is there, which must be of this command."""
@@ -78,6 +81,14 @@ class Task:
                 "--output, or delete it"
             )
         return True
+
+
+def has_shards(folder: Path) -> bool:
+    """Whether a game has any recording."""
+    try:
+        return bool(find_shards(folder))
+    except ShardError:
+        return False
 
 
 def execute(task: Task, environment: Mapping[str, str] | None = None) -> float:

@@ -35,6 +35,8 @@ _LAYOUTS = (
     _Layout("PPO or A2C", "pi_features_extractor.", "action_net", _VALUE, "logits"),
     _Layout("PPO or A2C", "features_extractor.", "action_net", _VALUE, "logits"),  # before there were copies
 )
+CONTAINERS_LIMIT, VALUES_LIMIT = 10_000, 1_000_000
+"""Lists and objects, and values, in the settings of a zip: there are hundreds; pickles among them are base64."""
 _QUANTILES = 200
 """sb3-contrib's default."""
 
@@ -52,6 +54,8 @@ def parse_data(content: bytes, where: object) -> dict[str, Any]:
         TeacherError: it is not JSON.
     """
     with naming(where, "not the JSON of Stable-Baselines3", "save the model again"):
+        if sum(map(content.count, (b"[", b"{"))) > CONTAINERS_LIMIT or content.count(b",") > VALUES_LIMIT:
+            raise ValueError("more values than settings have")  # each takes a hundred times its text's memory
         found = json.loads(content)
     return found if isinstance(found, dict) else {}
 
