@@ -59,6 +59,21 @@ def test_a_job_whose_time_is_over_is_saved_and_queued_after_the_update_that_is_m
     assert trainer.global_step == 3
 
 
+def test_a_score_that_was_due_when_a_jobs_time_was_over_is_taken_by_whoever_goes_on(queued, tmp_path, monkeypatch):
+    monkeypatch.setattr("pd_lightning.callbacks.rollouts.play", glance)
+    saved = tmp_path / "job.ckpt"
+    signal.signal(signal.SIGUSR1, lambda *_: Signalled.trainer.save_checkpoint(saved))  # after update 2
+    trainer = trainer_of(tmp_path, 3, StopTogether(), Rollouts(every_n_updates=2, episodes=1), Checkpoint())
+    trainer.fit(Signalled([]), ten_batches())
+    trainer = trainer_of(tmp_path / "again", 3, Rollouts(every_n_updates=2, episodes=1), Checkpoint())
+    trainer.fit(Chicken([]), ten_batches(), ckpt_path=saved)
+    assert updates_scored(tmp_path / "again" / "version_0") == ["2", "3"]
+    trainer = trainer_of(tmp_path / "over", 4, Rollouts(every_n_updates=2, episodes=1), Checkpoint())
+    last = tmp_path / "again" / "version_0" / "checkpoints" / "last.ckpt"
+    trainer.fit(Chicken([]), ten_batches(), ckpt_path=last)
+    assert updates_scored(tmp_path / "over" / "version_0") == ["4"]
+
+
 class Late(Chicken):
     """An hour is over in the first batch of the second update, which has three."""
 

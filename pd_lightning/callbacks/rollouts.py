@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_info
 from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from pd_lightning.atari import check_fire, named_protocol
@@ -98,9 +99,21 @@ class Rollouts(Callback):
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:  # noqa: ANN001
         """The score every so many updates; and that of the last, before a checkpoint says that the run is over."""
-        due = self.every_n_updates and trainer.global_step % self.every_n_updates == 0
-        if due or (self.at_end and is_last_update(trainer)):
+        if self._is_due(trainer):
             self._play(trainer, pl_module, "fit")
+
+    def _is_due(self, trainer: pl.Trainer) -> bool:
+        """Whether the weights of the newest update are to be scored."""
+        due = bool(self.every_n_updates) and trainer.global_step % self.every_n_updates == 0
+        return due or (self.at_end and is_last_update(trainer))
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """What is saved before the score that is due, at the end of a job's time, owes that score."""
+        fits = trainer.state.fn == TrainerFn.FITTING and trainer.global_step > 0
+        if fits and self._played_at != trainer.global_step and self._is_due(trainer):
+            checkpoint["callbacks"][self.state_key]["cut_short"] = True
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The score after the last update, where nobody knew that it was: training was stopped."""
