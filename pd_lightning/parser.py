@@ -71,7 +71,7 @@ def preset(name: str) -> str:
     """
     shipped = PRESETS / f"{Path(name).stem}.yaml"
     named = Path(name).parent in (Path("."), Path("pd_lightning/presets"))
-    return str(shipped) if named and not Path(name).exists() and shipped.exists() else name
+    return str(shipped) if named and not Path(name).is_file() and shipped.exists() else name
 
 
 def files_first(words: list[str]) -> list[str]:

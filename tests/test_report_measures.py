@@ -159,6 +159,19 @@ def test_a_mean_that_leaves_nothing_out_is_no_interquartile_mean():
     assert summarise([each] * 4).interquartile == pytest.approx((each.above_random,) * 3)
 
 
+def test_runs_of_recordings_of_other_lengths_lie_within_their_interval():
+    rng = np.random.default_rng(0)
+    own = (rng.normal(330, 20, 20), rng.normal(380, 20, 200))
+    runs = tuple(np.full(30, 0.97 * each.mean()) + rng.normal(0, 9, 30) for each in own)
+    found = Measure("breakout", runs, np.concatenate(own), own=own)
+    low, high = found.percent_interval
+    assert low < found.percent < high
+    assert found.percent == pytest.approx(97, abs=1)
+    low, high = found.above_random_interval
+    assert low < found.above_random < high
+    assert high - low < 15  # a run and its teacher go together
+
+
 def test_the_interval_above_random_is_as_uncertain_as_the_teacher_and_there_is_none_of_few_episodes():
     alike = (np.full(9, 10.0), np.full(9, 10.0))
     spread = np.array([8.0, 9.0, 10.0, 11.0, 12.0])

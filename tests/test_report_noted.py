@@ -83,6 +83,9 @@ def test_an_earlier_checkpoint_of_a_run_whose_teacher_learned_is_compared_with_t
     test = write_run(tmp_path, {"pong": [9.0]}, updates=(50,), data=data, more=more)
     (scored,) = runs_in([run, test], tests=True)
     assert list(scored.teacher["pong"]) == [50]
+    early = write_run(tmp_path, {"pong": [9.0]}, updates=(70,), data=data, more=more)
+    (scored,) = runs_in([run, early], tests=True)
+    assert scored.teacher == {}  # it was not scored then: an earlier score is no yardstick
 
 
 def test_runs_that_noted_the_same_recording_count_its_episodes_once(tmp_path):

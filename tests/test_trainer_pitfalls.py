@@ -74,6 +74,13 @@ def test_a_score_that_was_due_when_a_jobs_time_was_over_is_taken_by_whoever_goes
     assert updates_scored(tmp_path / "over" / "version_0") == ["4"]
 
 
+def test_a_job_whose_time_is_over_at_its_last_update_is_not_queued_again(queued, tmp_path):
+    trainer = trainer_of(tmp_path, 2, StopTogether(), enable_checkpointing=False)
+    trainer.fit(Signalled([]), ten_batches())
+    assert trainer.global_step == 2
+    assert not queued
+
+
 class Late(Chicken):
     """An hour is over in the first batch of the second update, which has three."""
 
@@ -108,7 +115,7 @@ def test_weights_alone_are_kept_where_that_was_asked_for(tmp_path):
 def test_the_best_weights_lie_beside_the_others_elsewhere_too(tmp_path):
     keep = Checkpoint("rollout/freeway/return", dirpath="memory://bucket/run")
     assert keep._free(quiet_trainer(), "best") == "memory://bucket/run/best.ckpt"
-    keep.last_model_path = "memory://bucket/run/last.ckpt"
+    keep._kept_as = "memory://bucket/run/last.ckpt", 3
     assert keep._kept() == "no checkpoint was due yet"
     keep._fs.touch("memory://bucket/run/last.ckpt")
     assert "--ckpt_path memory://bucket/run/last.ckpt goes on" in keep._kept()

@@ -16,7 +16,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from pd_lightning.callbacks.atomic import write_atomically
 from pd_lightning.callbacks.best import Best
 from pd_lightning.callbacks.playing import refuse_late_average
-from pd_lightning.callbacks.stopping import within_update
+from pd_lightning.callbacks.stopping import is_last_update, within_update
 from pd_lightning.resuming import ResumeError, refuse_changes, refuse_unloadable
 from pd_lightning.trainers import callbacks_of, data_of, is_dry
 
@@ -59,7 +59,7 @@ class Checkpoint(ModelCheckpoint):
             )
         super().__init__(save_last=save_last, save_top_k=save_top_k, **kwargs)
         self._newest = ""
-        self._kept_at = 0  # updates of what was saved last
+        self._kept_as = "", 0  # what was saved last, and after how many updates
         self._before: dict[str, str] = {}
         self._fits = True
 
@@ -92,12 +92,13 @@ class Checkpoint(ModelCheckpoint):
         """What a run goes on from need not be saved again, in the middle of the next update perhaps."""
         super().on_train_start(trainer, pl_module)
         self.best_model_path = self._newest or self.best_model_path
-        self._last_global_step_saved = self._kept_at = trainer.global_step
+        self._last_global_step_saved = trainer.global_step
+        self._kept_as = str(trainer.ckpt_path or ""), trainer.global_step
 
     def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
         """Lightning's; notes what was saved once it was."""
         super()._save_checkpoint(trainer, filepath)
-        self._kept_at = trainer.global_step
+        self._kept_as = filepath, trainer.global_step
 
     def _save_topk_checkpoint(self, trainer: pl.Trainer, monitor_candidates: dict[str, Any]) -> None:
         """Lightning's; but where that keeps nothing, last.ckpt is due all the same at the end of an epoch."""
@@ -118,7 +119,6 @@ class Checkpoint(ModelCheckpoint):
             self.last_model_path = self.last_model_path or self._free(trainer, "last")
             self.save(trainer, self.last_model_path)
             self._last_checkpoint_saved, self._last_global_step_saved = self.last_model_path, trainer.global_step
-            self._kept_at = trainer.global_step
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -181,9 +181,9 @@ class Checkpoint(ModelCheckpoint):
 
     def _kept(self) -> str:
         """From where a run can go on."""
-        kept = self.last_model_path or self.best_model_path
+        kept, updates = self._kept_as
         there = bool(kept) and self._fs.exists(kept)
-        goes_on = f"the same command with --ckpt_path {kept} goes on from update {self._kept_at:,}"
+        goes_on = f"the same command with --ckpt_path {kept} goes on from update {updates:,}"
         return goes_on if there else "no checkpoint was due yet"
 
     def judge(self, trainer: pl.Trainer, measured: str, ended: bool = False) -> None:
@@ -208,6 +208,7 @@ class Checkpoint(ModelCheckpoint):
         if cut:
             progress.processed, progress.completed = progress.ready - 1, progress.ready - 1
         trainer.save_checkpoint(path, weights_only=self.save_weights_only)
+        self._kept_as = path, trainer.global_step
         progress.processed, progress.completed = before
 
     def _free(self, trainer: pl.Trainer, name: str) -> str:
@@ -225,12 +226,6 @@ class Checkpoint(ModelCheckpoint):
         if self._fits:
             super().load_state_dict(state_dict)
             self.best.load_state_dict(state_dict)
-
-
-def is_last_update(trainer: pl.Trainer) -> bool:
-    """Whether no other follows, by the limits of updates and of epochs."""
-    last_epoch = trainer.current_epoch + 1 == trainer.max_epochs
-    return trainer.global_step == trainer.max_steps or (trainer.is_last_batch and last_epoch)
 
 
 def _described(trainer: pl.Trainer) -> dict[str, str]:

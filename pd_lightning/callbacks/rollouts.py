@@ -14,11 +14,11 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from pd_lightning.atari import check_fire, named_protocol
 from pd_lightning.bounds import check_at_least
-from pd_lightning.callbacks.keeping import Checkpoint, is_last_update
+from pd_lightning.callbacks.keeping import Checkpoint
 from pd_lightning.callbacks.playing import playing, refuse_late_average
 from pd_lightning.callbacks.progress import episode_bar
 from pd_lightning.callbacks.scoring import append_returns, note_recorded, rollout_metrics
-from pd_lightning.callbacks.stopping import check_early_stopping, check_stopping_by_epochs
+from pd_lightning.callbacks.stopping import check_early_stopping, check_stopping_by_epochs, is_last_update
 from pd_lightning.episodes import FIT_SEEDS, TEST_SEEDS, episode_seeds
 from pd_lightning.folder import run_folder
 from pd_lightning.rollout import Returns, play

@@ -58,9 +58,15 @@ class StopTogether(Callback):
             if any_of(self._asked):
                 raise SIGTERMException
             self._agreed = True
-        if self._agreed and not within_update(trainer, batch_idx):
+        if self._agreed and not within_update(trainer, batch_idx) and not is_last_update(trainer):  # which is over soon
             self._ending = self._agreed = False
             self._save_and_queue(signal.SIGUSR1, None)
+
+
+def is_last_update(trainer: pl.Trainer) -> bool:
+    """Whether no other follows, by the limits of updates and of epochs."""
+    last_epoch = trainer.current_epoch + 1 == trainer.max_epochs
+    return trainer.global_step == trainer.max_steps or (trainer.is_last_batch and last_epoch)
 
 
 def within_update(trainer: pl.Trainer, batch_idx: int) -> bool:

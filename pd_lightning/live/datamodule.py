@@ -170,7 +170,11 @@ class LiveTeacher(pl.LightningDataModule):
 
     def teacher_returns(self, protocol: str, fire: bool = False) -> dict[str, np.ndarray]:
         """Returns of the episodes in which teachers were last scored by these rules, to compare students with."""
-        return {game: np.array(values) for game, (values, *rules) in self.scored.items() if rules == [protocol, fire]}
+        return {
+            game: np.array(values, ndmin=1)
+            for game, (values, *rules) in self.scored.items()
+            if rules == [protocol, fire]
+        }
 
     def note_scores(self, scores: dict[str, Returns]) -> None:
         """Takes the teachers' scores."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from pd_lightning.report.cells import between, markdown, of_teacher, percent, with_interval
@@ -20,7 +21,7 @@ def detail(measures: Measures) -> str:
         rows.append([
             found.game, student.size, told_apart(student, shared), f"{student.updates:,}",
             f"{len(found.runs)} x {episodes}", each, f"{found.score:.1f} {between(*found.score_interval)}",
-            f"{found.teacher.mean():.1f}" if len(found.teacher) else "-",
+            "-" if math.isnan(found.teacher_mean) else f"{found.teacher_mean:.1f}",
             with_interval(of_teacher(found), *found.percent_interval),
             percent(found.above_random), percent(found.human),
         ])  # fmt: skip

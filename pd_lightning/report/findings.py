@@ -48,7 +48,7 @@ class Findings:
         recordings = recordings_of(root, runs)
 
         def teachers(student: Student, game: str) -> np.ndarray:
-            return teacher_of(recordings, runs, student, game)
+            return teacher_of(recordings, runs, student, game, named=root is not None)
 
         return cls(runs, recordings, measure(runs, teachers, noted=root is None))
 

@@ -18,8 +18,8 @@ def runs_in(named: Sequence[Path], *, tests: bool = False) -> list[Run]:
     """The runs of these folders; what has no score of its own is left out with a note.
 
     Left out are folders of tests, unless they are asked for; runs that never played; and of runs with the same settings
-    and seed all but the one that got farthest (of those the last by name). A run that goes on from the checkpoint of
-    another is one with it.
+    and seed all but the one that got farthest (of those the last by name), or if tests are asked for the tested one. A
+    run that goes on from the checkpoint of another is one with it.
 
     Args:
         named: runs, folders with runs somewhere below, or patterns that no shell has expanded.
@@ -57,7 +57,7 @@ def leave_out(folder: Path, reason: str) -> None:
 
 def expanded(named: Path) -> list[Path]:
     """What a word of the command line stands for: itself, unless it is no run and some lie below or match it."""
-    if all((named / name).is_file() for name in NEEDED):
+    if is_run(named):
         return [named]
     if named.is_dir():
         linked = [path for path in named.iterdir() if path.is_symlink() and path.is_dir()]  # searched as if named
@@ -150,6 +150,8 @@ def predecessor(folder: Path, run: Run, *, seeded: bool = True) -> Path | None:
     places = [then] if then.is_absolute() else []
     if not (checkpoint and Path(str(checkpoint)).is_file() and not (then / "config.yaml").is_file()):  # else not moved
         places.append(folder.parent / then.name)
+    if seeded and len(places) == 2:  # the first that is alike in all, if any is
+        places.sort(key=lambda place: not (is_run(place) and alike(read_run(place)) == alike(run)))
     for place in places:
         if place.resolve() == folder.resolve() or not (place / "config.yaml").is_file():
             continue
@@ -159,10 +161,20 @@ def predecessor(folder: Path, run: Run, *, seeded: bool = True) -> Path | None:
     return None
 
 
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds what a run leaves that was scored."""
+    return all((folder / name).is_file() for name in NEEDED)
+
+
 def same_network(one: Run, other: Run, seeded: bool) -> bool:
     """Whether one of two runs can have gone on from the other, or been tested in it."""
     first, second = (
-        (each.student.size, each.student.loss.partition(",")[0], each.student.games, each.seed if seeded else 0)
+        (
+            each.student.size,
+            each.student.loss.partition(",")[0].partition(" (")[0],
+            each.student.games,
+            each.seed if seeded else 0,
+        )
         for each in (one, other)
     )
     return first == second
@@ -234,7 +246,8 @@ def with_scores(run: Run, test: Run) -> Run:
     student = replace(run.student, updates=at, protocol=test.student.protocol, fire=test.student.fire)
     unnoted = not test.teacher and rules == run.student.rules  # by a test of before there was such a note
     teacher = merged(run.teacher, test.teacher)
-    if unnoted:  # or of one that learned: as it was then
-        every = run.teacher.items()
+    if unnoted:  # or of one that learned, which is compared if it was scored then
+        known = {game: points for game, points in run.teacher.items() if at in points or not run.learning}
+        every = known.items()
         teacher = {game: {u: v for u, v in points.items() if u <= at or not run.learning} for game, points in every}
     return replace(run, student=student, curve=merged(run.curve, test.curve), teacher=teacher)

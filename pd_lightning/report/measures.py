@@ -26,7 +26,8 @@ class Measure:
         runs: returns of each run's episodes, float64 [n] each, in the order of the seeds.
         teacher: returns of the teacher's episodes; empty if there are none by the same rules.
         together: whether each run is one student of this game and others.
-        own: where each run has a teacher of its own, which learned with it: the returns of each, else nothing.
+        own: where each run has a teacher of its own, which learned with it or was recorded for it: the returns of each,
+            else nothing.
         seeds: of each run's weights and of its data; nothing if nobody asks.
         folders: of each run, as they are shown; nothing if nobody asks.
         temperatures: of each run, nan where there is none; nothing if nobody asks.
@@ -85,7 +86,9 @@ class Measure:
 
     @property
     def teacher_mean(self) -> float:
-        """Mean return of the teacher's episodes; nan where there are none."""
+        """Mean return of the teacher's episodes, over runs' own teachers each alike; nan where there are none."""
+        if self.own:
+            return float(np.mean([values.mean() for values in self.own]))
         return float(self.teacher.mean()) if len(self.teacher) else math.nan
 
     @property
@@ -124,7 +127,10 @@ class Measure:
         if self._has_too_few:
             return math.nan, math.nan
         rng = np.random.default_rng(0)
-        return limits(self.above(self.score_resampled(rng), _means(self.own or [self.teacher], rng)))
+        if self.own:
+            random = SCORES[self.game].random if self.game in SCORES else math.nan
+            return limits(self._resampled_together(draw_runs(len(self.runs), rng), rng, random))
+        return limits(self.above(self.score_resampled(rng), _means([self.teacher], rng)))
 
     def above_random_drawn(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """`above_random` of runs drawn with replacement, and of the runs that there are with their episodes drawn anew.
@@ -141,11 +147,19 @@ class Measure:
         runs = np.take_along_axis(self.above(means, theirs), rng.integers(len(self.runs), size=shape), 0)
         return runs, self.above(scores, theirs)
 
-    def _resampled_together(self, drawn: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """The same of runs each with its own teacher, to first order: a ratio whose two sides are drawn together."""
+    def _resampled_together(self, drawn: np.ndarray, rng: np.random.Generator, zero: float = 0.0) -> np.ndarray:
+        """The same of runs each with its own teacher, to first order: a ratio whose two sides are drawn together.
+
+        Args:
+            drawn: weights of the runs.
+            rng: what is drawn by.
+            zero: the score that both sides are counted from.
+        """
+        scale = self.teacher_mean - zero
+        share = 100 * (self.score - zero) / scale if scale > 0 else math.nan
 
         def ratio(mine: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-            return self.percent + (100 * mine - self.percent * theirs) / self.teacher_mean
+            return share + (100 * (mine - zero) - share * (theirs - zero)) / scale
 
         mine, theirs = (np.array([values.mean() for values in each]) for each in (self.runs, self.own))
         between = ratio(mine @ drawn, theirs @ drawn)

@@ -47,15 +47,16 @@ def recordings_of(root: Path | None, runs: list[Run]) -> Recordings:
     return found
 
 
-def teacher_of(shards: Recordings, runs: list[Run], student: Student, game: str) -> np.ndarray:
+def teacher_of(shards: Recordings, runs: list[Run], student: Student, game: str, *, named: bool = False) -> np.ndarray:
     """Returns of a student's teacher, by the rules of the student's rollouts.
 
     Those of the last time that it was scored along with the student, if it was live; else of its recorded episodes, all
-    of one teacher: of the recordings that are given, or what the runs noted.
+    of one teacher: of the recordings that are given, if they are named or a run of this student noted none, or what
+    the runs noted.
     """
-    given = shards.get((student.root, game), [])
-    noted = [run.teacher[game] for run in runs if run.student == student and game in run.teacher]
-    if not noted or (given and not student.acts):
+    given, mine = shards.get((student.root, game), []), [run for run in runs if run.student == student]
+    noted = [run.teacher[game] for run in mine if game in run.teacher]
+    if not noted or (given and not student.acts and (named or len(noted) < len(mine))):
         return returns_of_teacher(given, student.protocol, student.fire)
     last = [points[max(points)] for points in noted]
     # One recording, or one frozen teacher in the same episodes; of several recordings each run has its own.

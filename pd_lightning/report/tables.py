@@ -45,8 +45,8 @@ def comparison(students: Mapping[str, Mapping[str, Measure]]) -> str:
     games = sorted({game for column in students.values() for game in column})
     rows = []
     for game in games:
-        teachers = [column[game].teacher for column in students.values() if game in column]
-        means = dict.fromkeys(f"{teacher.mean():.1f}" for teacher in teachers if len(teacher))
+        teachers = [column[game].teacher_mean for column in students.values() if game in column]
+        means = dict.fromkeys(f"{mean:.1f}" for mean in teachers if not math.isnan(mean))
         rows.append([game, " / ".join(means) or "-", *(cell(column.get(game)) for column in students.values())])
     sums: list[Summary | None] = [
         summarise([column[game] for game in games]) if set(games) <= set(column) else None

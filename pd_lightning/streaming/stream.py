@@ -151,6 +151,10 @@ class Stream:
             self._window.clear()
             self._source = None
             del self._window
+            if not self._on_host:
+                del self._q_on_device
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()  # torch would keep it for the next who asks, and it would not count as free
 
     def _share(self, number: int) -> tuple[int, int, int]:
         """Epoch of a batch, and which of the epoch's states this rank takes of it."""
