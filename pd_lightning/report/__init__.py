@@ -1,8 +1,8 @@
 """The paper's tables, learning curves and intervals from runs' own logs: `python -m pd_lightning.report RUN...`.
 
-The rooms: `settings` <- `runs` <- `folders`, `recorded`, `labels`, `measures` <- `summaries`, `groups`, `cells` <-
-`details` <- `tables` <- `lines`, `following`, `teachers`, `pictures` <- `charts` <- `findings`; each imports only from
-those to its left.
+The rooms: `settings` <- `runs` <- `lineage` <- `folders`, `recorded`, `labels`, `measures` <- `summaries`, `groups`,
+`cells` <- `details` <- `tables` <- `lines`, `following`, `teachers`, `pictures` <- `charts` <- `findings`; each imports
+only from those to its left.
 """
 
 from pd_lightning.report.findings import Findings
