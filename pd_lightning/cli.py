@@ -151,11 +151,11 @@ class DistillationCLI(LightningCLI):
         """Starts the clock of the final table; a run that is resumed after its end has nothing to do."""
         self._began = time.time()
         if self._over:
+            given = ((name, self.config.fit.trainer[name]) for name in ("max_steps", "max_epochs", "max_time"))
+            limits = ", ".join(f"--trainer.{name} {value}" for name, value in given if value not in (None, -1))
             rank_zero_info(
                 f"{self.config.fit.ckpt_path} has had {self._checkpoint_updates:,} updates, so nothing is left to do "
-                f"by --trainer.max_steps {self.trainer.max_steps}, max_epochs {self.trainer.max_epochs} and max_time "
-                f"{self.config.fit.trainer.max_time}: raise them, score the checkpoint by `test`, or begin anew by "
-                "--ckpt_path null"
+                f"by {limits}: raise that, score the checkpoint by `test`, or begin anew by --ckpt_path null"
             )
             raise SystemExit(0)
         if self.config.fit.ckpt_path:

@@ -255,7 +255,7 @@ class TestCheckpoints:
         with pytest.raises(SystemExit) as stopped:
             main(["fit", f"--data.root={datasets}", f"--ckpt_path={last}", *TINY])
         assert stopped.value.code == 0
-        assert f"{last} has had 2 updates, so nothing is left to do by --trainer.max_steps 2 " in caplog.text
+        assert f"{last} has had 2 updates, so nothing is left to do by --trainer.max_steps 2: " in caplog.text
         assert not list(tmp_path.iterdir())
 
     def test_other_data_settings_than_those_of_the_order_cannot_resume(self, datasets, last, capsys):

@@ -88,7 +88,7 @@ def test_fire_is_pressed_as_the_teachers_file_says_unless_told_otherwise(tmp_pat
 
 
 def learner_with(seed):
-    trainer: Any = SimpleNamespace(max_steps=10, max_epochs=-1, accumulate_grad_batches=1)
+    trainer: Any = SimpleNamespace(max_steps=10, max_epochs=-1, accumulate_grad_batches=1, limit_train_batches=1.0)
     return new_learners(live_settings(learn=True, parallel=2, seed=seed), process_of(), {"pong": False}, trainer)[
         "pong"
     ].network
