@@ -154,9 +154,13 @@ def with_scores(run: Run, test: Run) -> Run:
 
     student = replace(run.student, updates=at, protocol=test.student.protocol, fire=test.student.fire)
     unnoted = not test.teacher and rules == run.student.rules  # by a test of before there was such a note
-    teacher = merged(run.teacher, test.teacher)
-    if unnoted:  # or of one that learned, which is compared if it was scored then
-        known = {game: points for game, points in run.teacher.items() if at in points or not run.learning}
-        every = known.items()
-        teacher = {game: {u: v for u, v in points.items() if u <= at or not run.learning} for game, points in every}
+    if not unnoted:
+        teacher = merged(run.teacher, test.teacher)
+    elif not run.learning:
+        teacher = run.teacher
+    else:  # its tests note nothing: it is compared if it was scored then
+        scored = {game: points for game, points in run.teacher.items() if at in points}
+        teacher = {
+            game: {update: points[update] for update in points if update <= at} for game, points in scored.items()
+        }
     return replace(run, student=student, curve=merged(run.curve, test.curve), teacher=teacher)

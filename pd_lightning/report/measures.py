@@ -65,9 +65,13 @@ class Measure:
 
     def above(self, scores: ArrayLike, teachers: ArrayLike | None = None) -> np.ndarray:
         """What scores are above random, as `above_random`, of what teachers' means are (default: of the teacher's)."""
-        random = SCORES[self.game].random if self.game in SCORES else math.nan
-        gaps = np.asarray(self.teacher_mean if teachers is None else teachers) - random
-        return 100 * (np.asarray(scores) - random) / np.where(gaps > 0, gaps, math.nan)
+        gaps = np.asarray(self.teacher_mean if teachers is None else teachers) - self._random
+        return 100 * (np.asarray(scores) - self._random) / np.where(gaps > 0, gaps, math.nan)
+
+    @property
+    def _random(self) -> float:
+        """Random play's score; nan where it is not known."""
+        return SCORES[self.game].random if self.game in SCORES else math.nan
 
     @property
     def human(self) -> float:
@@ -128,8 +132,7 @@ class Measure:
             return math.nan, math.nan
         rng = np.random.default_rng(0)
         if self.own:
-            random = SCORES[self.game].random if self.game in SCORES else math.nan
-            return limits(self._resampled_together(draw_runs(len(self.runs), rng), rng, random))
+            return limits(self._resampled_together(draw_runs(len(self.runs), rng), rng, self._random))
         return limits(self.above(self.score_resampled(rng), _means([self.teacher], rng)))
 
     def above_random_drawn(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
