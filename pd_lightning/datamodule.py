@@ -22,11 +22,9 @@ from pd_lightning.recorded import frame_statistics, left_out, open_game, returns
 from pd_lightning.remote import local_root
 from pd_lightning.resuming import ResumeError, batches_trained, refuse_changes, refuse_other_devices
 from pd_lightning.streaming import Blocks, Reach, Stream, held_out
-from pd_lightning.streaming.mixing import (
-    HeldOut,
-    Mixture,
+from pd_lightning.streaming.mixing import HeldOut, Mixture, build_streams
+from pd_lightning.streaming.shares import (
     batch_sizes,
-    build_streams,
     check_data,
     check_devices,
     check_mixing,

@@ -7,15 +7,13 @@ import pytest
 
 from pd_lightning.blocks import Shard, find_shards
 from pd_lightning.streaming import Blocks, Reach, held_out, memory_of
-from pd_lightning.streaming.mixing import (
+from pd_lightning.streaming.mixing import Mixture, build_streams, even_turns
+from pd_lightning.streaming.shares import (
     MIXINGS,
-    Mixture,
     batch_sizes,
-    build_streams,
     check_devices,
     check_mixing,
     choose_reaches,
-    even_turns,
     memory_of_all,
 )
 from pd_lightning.streaming.window import slot_bytes

@@ -27,7 +27,7 @@ from pd_lightning.pqn.learning import refuse_float16
 from pd_lightning.pqn.threads import context_beside
 from pd_lightning.resuming import batches_trained, refuse_changes
 from pd_lightning.rollout import Returns
-from pd_lightning.streaming.mixing import check_devices, check_distinct
+from pd_lightning.streaming.shares import check_devices, check_distinct
 from pd_lightning.tryout import outputs_in_play
 
 SAMPLE = 4096

@@ -2,7 +2,8 @@
 
 The rooms: `order` (which state goes into which batch), `sequence` (the blocks of several shards), `buffers` (memory of
 batches) <- `window`, `device` (decoded frames in memory) <- `source` (what is in the window when) <- `stream` (one
-game) <- `mixing` (several) <- `__main__`; each imports only from those to its left.
+game), `shares` (how much each of several gets) <- `mixing` (several) <- `__main__`; each imports only from those to
+its left.
 
     python -m pd_lightning.streaming order datasets --games pong --batch_size 256 --ranks 2 --rank 0 --epoch 3
 """

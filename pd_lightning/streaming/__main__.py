@@ -10,16 +10,9 @@ from pd_lightning.commands import called, status_of
 from pd_lightning.machine import usual_room
 from pd_lightning.recorded import open_game
 from pd_lightning.remote import local_root
-from pd_lightning.streaming.mixing import (
-    Mixture,
-    batch_sizes,
-    build_streams,
-    check_data,
-    check_devices,
-    check_mixing,
-    choose_reaches,
-)
+from pd_lightning.streaming.mixing import Mixture, build_streams
 from pd_lightning.streaming.sequence import Blocks
+from pd_lightning.streaming.shares import batch_sizes, check_data, check_devices, check_mixing, choose_reaches
 from pd_lightning.streaming.stream import held_out
 
 
