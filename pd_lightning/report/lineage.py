@@ -53,28 +53,42 @@ def begun_as(first: Run, run: Run) -> Run:
 def predecessor(folder: Path, run: Run, *, seeded: bool = True) -> Path | None:
     """The folder of the run whose checkpoint this one began with.
 
-    It may have been moved together with this one: then it lies beside it. And where it was, or beside this one, may lie
-    another by now, which happens to have its number.
+    Where it was, or beside this one, may lie another by now, which happens to have its number.
 
     Args:
         folder: that began with a checkpoint.
         run: what it is a part, or a test, of.
         seeded: whether it has its predecessor's seed; a test's is its own.
     """
-    checkpoint = settings_of(folder).get("ckpt_path")
-    then = Path(str(checkpoint)).parent.parent if checkpoint else folder
-    places = [then] if then.is_absolute() else []
-    if not (checkpoint and Path(str(checkpoint)).is_file() and not (then / "config.yaml").is_file()):  # else not moved
-        places.append(folder.parent / then.name)
-    if seeded and len(places) == 2:  # the first that is alike in all, if any is
-        places.sort(key=lambda place: not (is_run(place) and alike(read_run(place)) == alike(run)))
+    then, places = begun_with(folder)
+    played = {place: read_run(place) for place in places if is_run(place)}
+    if seeded:  # one that is alike in all, if any is
+        places.sort(key=lambda place: place not in played or alike(played[place]) != alike(run))
     for place in places:
-        if place.resolve() == folder.resolve() or not (place / "config.yaml").is_file():
-            continue
-        known = place.resolve().parent == folder.resolve().parent and place == then  # as it was, whatever was set anew
-        if known or not (place / "returns.csv").is_file() or same_network(read_run(place), run, seeded):
+        here = place == then and place.resolve().parent == folder.resolve().parent  # as it was, whatever was set anew
+        if here or place not in played or same_network(played[place], run, seeded):
             return place
     return None
+
+
+def begun_with(folder: Path) -> tuple[Path, list[Path]]:
+    """Where the run lay whose checkpoint this one began with, and the folders of runs that it may be now.
+
+    It may have been moved together with this one: then it lies beside it.
+    """
+    checkpoint = settings_of(folder).get("ckpt_path")
+    if not checkpoint:
+        return folder, []
+    then = Path(str(checkpoint)).parent.parent
+    places = [then] if then.is_absolute() else []
+    if is_configured(then) or not Path(str(checkpoint)).is_file():  # else it is there, and was never a run's
+        places.append(folder.parent / then.name)
+    return then, [place for place in places if is_configured(place) and place.resolve() != folder.resolve()]
+
+
+def is_configured(folder: Path) -> bool:
+    """Whether a run of the command line has begun there."""
+    return (folder / NEEDED[0]).is_file()
 
 
 def is_run(folder: Path) -> bool:
