@@ -72,15 +72,20 @@ class PolicyDistillation(Agent):
             raise ValueError(f"unknown size {size!r}: choose --model.size from {', '.join(SIZES)}")
         if loss not in LOSSES:
             raise ValueError(f"unknown loss {loss!r}: choose --model.loss from {', '.join(LOSSES)}")
-        self.given = check(temperature, games)  # a number or "auto" for each game
-        self.temperatures = dict(self.given)
         if not learning_rate > 0:
             raise ValueError(f"learning_rate is {learning_rate}: choose --model.learning_rate above 0")
         check_at_least(0, "--model.", warmup=warmup)
         games, temperature = to_python(games), to_python(temperature)
+        self.given = check(temperature, games)  # a number or "auto" for each game
+        self.temperatures = dict(self.given)
         perplexity, learning_rate, warmup = to_python(perplexity), to_python(learning_rate), to_python(warmup)
         self.save_hyperparameters(ignore=["weights", "_class_path"])  # a checkpoint has weights of its own
-        self.student: Any = self.build(games, size)
+        seed = int(torch.randint(2**62, ()))
+        with torch.random.fork_rng(
+            devices=[]
+        ):  # a stream of its own: a teacher of its size has the other, seed by seed
+            torch.manual_seed(seed)
+            self.student: Any = self.build(games, size)
         if weights is not None:
             self.student.load_state_dict(student_weights(weights, self.student))
             self.begun = True

@@ -17,6 +17,8 @@ from pd_lightning.blocks import Shard
 from pd_lightning.checkpoints import CheckpointError
 from pd_lightning.datamodule import TeacherDatasets
 from pd_lightning.distillation import PolicyDistillation
+from pd_lightning.live.learner import Learner, Lessons
+from pd_lightning.pqn import PQN
 
 BOTH = ["pong", "breakout"]
 
@@ -290,6 +292,31 @@ def test_no_thread_outlives_a_run(datasets):
     for thread in left:
         thread.join(5)
     assert not [thread.name for thread in left if thread.is_alive()]
+
+
+def test_a_student_of_its_teachers_size_and_seed_begins_with_other_weights():
+    """With the same ones it would have learned less of what its score says."""
+
+    def began(make):
+        torch.manual_seed(0)
+        return make().trunk.hidden.weight.detach().flatten()
+
+    teacher = began(lambda: PQN({"pong": 6}).network)
+    student = began(lambda: PolicyDistillation({"pong": 6}, "dqn").student)
+    assert torch.equal(student, began(lambda: PolicyDistillation({"pong": 6}, "dqn").student))
+    assert torch.equal(teacher, began(lambda: Learner("pong", 6, Lessons(), 1, 0, "cpu").network))
+    assert abs(torch.corrcoef(torch.stack([student, teacher]))[0, 1]) < 0.01
+
+
+def test_two_students_of_one_program_begin_with_different_weights():
+    one, other = (PolicyDistillation({"pong": 6}, "net3").student.trunk.hidden.weight for _ in range(2))
+    assert not torch.equal(one, other)
+
+
+def test_numbers_of_numpy_are_settings_as_others_are():
+    module = PolicyDistillation({"pong": np.int64(6)}, temperature=np.float32(0.5), perplexity=np.float64(2))
+    assert module.temperatures == {"pong": 0.5}
+    assert {type(value) for value in module.hparams.values()} <= {dict, str, float, int}
 
 
 def test_a_student_may_begin_with_anothers_weights_whatever_it_is_to_learn(datasets, tmp_path):
