@@ -15,7 +15,7 @@ from pd_lightning.cli import PRESETS, main
 from pd_lightning.distillation import PolicyDistillation
 from pd_lightning.ending import learned as learned_teachers
 from pd_lightning.pqn import PQN, ParallelPlay
-from pd_lightning.pqn.learning import refuse_float16
+from pd_lightning.pqn.learning import falling_share, refuse_float16
 from pd_lightning.teacher import load_teacher, save_teacher
 
 UPDATES = 4  # in an epoch
@@ -119,6 +119,10 @@ def test_the_learning_rate_falls_linearly_to_zero_at_the_end_of_the_run(straight
 def test_the_learning_rate_rises_linearly_before_it_falls():
     _, diary = fit(2, warmup=4)
     assert diary.rates == pytest.approx([1e-3 * min((update + 1) / 4, 1) * (1 - update / 8) for update in range(8)])
+
+
+def test_a_run_of_no_updates_has_a_learning_rate():
+    assert falling_share(0, warmup=0, total=0) == 1.0
 
 
 @pytest.mark.parametrize(("algorithm", "measure"), [("norm", torch.Tensor.norm), ("value", lambda g: g.abs().max())])

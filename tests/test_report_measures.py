@@ -8,7 +8,7 @@ from reporting import TEACHERS, add_teacher, measured, write_run
 from scipy import stats
 
 from pd_lightning.report import Measure, measure, measures, read_run, summaries, summarise
-from pd_lightning.report.measures import limits
+from pd_lightning.report.measures import limits, wider
 from pd_lightning.report.recorded import teacher_of
 
 
@@ -145,6 +145,23 @@ def test_the_interquartile_mean_is_as_uncertain_as_its_teacher():
     assert found[1:] == pytest.approx((100 * 35.7 / (high + 20.7), 100 * 35.7 / (low + 20.7)), abs=0.4)
 
 
+def test_the_interquartile_mean_draws_a_student_of_several_games_for_all_games_at_once():
+    worth = np.random.default_rng(1).normal(1.0, 0.2, 8)  # of a run, in every game
+    apart, together = (
+        summarise([Measure("freeway", tuple(np.full(5, 30 * w) for w in worth), np.full(5, 30.0), shared)] * 10)
+        for shared in (False, True)
+    )
+    widths = [summary.interquartile[2] - summary.interquartile[1] for summary in (apart, together)]
+    assert widths[1] > 2.5 * widths[0]  # ten games say no more of eight runs than one does
+
+
+def test_of_two_ways_to_draw_the_wider_one_counts_also_where_some_draws_have_no_meaning():
+    near, far = np.linspace(90, 110, 1000), np.linspace(50, 150, 1000)
+    far[0] = np.nan
+    assert wider(near, far) is far
+    assert wider(far, near) is far
+
+
 def test_runs_of_too_few_episodes_leave_the_interquartile_mean_without_an_interval():
     many, few = np.full(9, 15.0), np.full(4, 15.0)
     good, poor = Measure("pong", (many,) * 3, np.full(9, 18.0)), Measure("freeway", (few,), np.full(9, 30.0))
@@ -170,6 +187,19 @@ def test_runs_of_recordings_of_other_lengths_lie_within_their_interval():
     low, high = found.above_random_interval
     assert low < found.above_random < high
     assert high - low < 15  # a run and its teacher go together
+
+
+def test_a_teacher_that_runs_share_is_as_uncertain_as_for_one_of_them():
+    teacher, runs = np.random.default_rng(0).normal(18, 4, 20), (np.full(9, 17.0),) * 3
+    other = 2 * teacher.mean() - teacher  # as good, and as uncertain
+
+    def width(*own):
+        low, high = Measure("pong", runs, teacher, own=own).above_random_interval
+        return high - low
+
+    alike = width(teacher, teacher, teacher)
+    assert alike == pytest.approx(width(*(teacher + 1e-9 * n for n in range(3))) * 3**0.5, rel=0.05)
+    assert width(teacher, teacher, other) == pytest.approx(alike * (5 / 9) ** 0.5, rel=0.1)
 
 
 def test_the_interval_above_random_is_as_uncertain_as_the_teacher_and_there_is_none_of_few_episodes():

@@ -6,7 +6,7 @@ from conftest import short_play
 from reporting import add_teacher, run_main, table, write_run
 
 from pd_lightning.recording import record_shard
-from pd_lightning.report import read_run
+from pd_lightning.report import measure, read_run
 from pd_lightning.report.folders import runs_in
 from pd_lightning.report.recorded import teacher_of
 from pd_lightning.teacher import load_teacher
@@ -74,6 +74,18 @@ def test_runs_of_recordings_that_were_made_anew_are_each_compared_with_their_own
     capsys.readouterr()
     with (tmp_path / "report.csv").open(newline="") as file:
         assert [float(line["percent_of_teacher"]) for line in csv.DictReader(file)] == [50.0, 100.0]
+
+
+def test_a_recording_that_grew_between_two_runs_is_one_teacher(tmp_path):
+    grown = [10.0, 12.0, 14.0, 12.0, 9.0]
+    runs = [
+        read_run(
+            add_teacher(write_run(tmp_path, {"pong": [6.0] * 5}, seed=n, data=GONE), {"pong": {0: grown[:length]}})
+        )
+        for n, length in enumerate((3, 5, 4))
+    ]
+    ((games,)) = measure(runs, lambda student, game: teacher_of({}, runs, student, game), noted=True).values()
+    assert (games["pong"].own, games["pong"].teacher.tolist()) == ((), grown)
 
 
 def test_an_earlier_checkpoint_of_a_run_whose_teacher_learned_is_compared_with_that_as_it_was_then(tmp_path):

@@ -34,7 +34,7 @@ def squared_error(network: QNetwork, batch: Minibatch) -> Tensor:
 
 def falling_share(update: int, warmup: int, total: float) -> float:
     """What the learning rate is, of that which it falls from, to zero after `total`; lower in the first `warmup`."""
-    return min((update + 1) / max(warmup, 1), 1.0) * max(0.0, 1 - update / total)
+    return min((update + 1) / max(warmup, 1), 1.0) * max(0.0, 1 - update / max(total, 1))
 
 
 def refuse_float16(trainer: pl.Trainer) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from pd_lightning.networks import SIZES
 from pd_lightning.report.measures import Measure
+from pd_lightning.report.recorded import as_they_became
 from pd_lightning.report.runs import Run, Student
 
 Measures = dict[Student, dict[str, Measure]]
@@ -56,11 +57,13 @@ def measure(runs: Iterable[Run], teachers: Callable[[Student, str], np.ndarray],
 def own_teachers(runs: Sequence[Run], game: str, noted: bool) -> tuple[np.ndarray, ...]:
     """Last returns of each run's own teacher, if runs have teachers of their own; else nothing.
 
-    They have, if those learned with their students, or if a recording was made anew or longer between two runs.
+    They have, if those learned with their students, or if a recording was made anew between two runs.
     """
     points = [run.teacher.get(game, {}) for run in runs]
     if not all(points):
         return ()
-    last = tuple(each[max(each)] for each in points)
-    others = noted and not runs[0].student.acts and any(not np.array_equal(each, last[0]) for each in last)
-    return last if others or all(run.learning for run in runs) else ()
+    last = [each[max(each)] for each in points]
+    if all(run.learning for run in runs):
+        return tuple(last)
+    recorded = as_they_became(last) if noted and not runs[0].student.acts else []
+    return tuple(recorded) if any(not np.array_equal(each, recorded[0]) for each in recorded) else ()

@@ -135,20 +135,21 @@ class Measure:
             return limits(self._resampled_together(draw_runs(len(self.runs), rng), rng, self._random))
         return limits(self.above(self.score_resampled(rng), _means([self.teacher], rng)))
 
-    def above_random_drawn(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def above_random_drawn(self, rng: np.random.Generator, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """`above_random` of runs drawn with replacement, and of the runs that there are with their episodes drawn anew.
 
         The teacher's episodes are drawn anew in both. Float64 [runs, RESAMPLES] each, all nan where there are fewer
         than `FEWEST` episodes.
+
+        Args:
+            rng: what episodes are drawn by.
+            chosen: the runs that were drawn, as of `choose_runs`.
         """
-        shape, teachers = (len(self.runs), RESAMPLES), self.own or (self.teacher,)
         if self._has_too_few:
-            return np.full(shape, np.nan), np.full(shape, np.nan)
-        scores = np.stack([_means([values], rng) for values in self.runs])
-        theirs = np.stack([_means([values], rng) for values in teachers])
+            return np.full(chosen.shape, np.nan), np.full(chosen.shape, np.nan)
+        scores, theirs = _drawn(self.runs, rng), _drawn_once(self.own or (self.teacher,), rng)
         means = np.array([[values.mean()] for values in self.runs])
-        runs = np.take_along_axis(self.above(means, theirs), rng.integers(len(self.runs), size=shape), 0)
-        return runs, self.above(scores, theirs)
+        return np.take_along_axis(self.above(means, theirs), chosen, 0), self.above(scores, theirs)
 
     def _resampled_together(self, drawn: np.ndarray, rng: np.random.Generator, zero: float = 0.0) -> np.ndarray:
         """The same of runs each with its own teacher, to first order: a ratio whose two sides are drawn together.
@@ -166,7 +167,12 @@ class Measure:
 
         mine, theirs = (np.array([values.mean() for values in each]) for each in (self.runs, self.own))
         between = ratio(mine @ drawn, theirs @ drawn)
-        return wider(between, ratio(_means(self.runs, rng), _means(self.own, rng)))
+        return wider(between, ratio(_means(self.runs, rng), _drawn_once(self.own, rng).mean(0)))
+
+
+def choose_runs(count: int, rng: np.random.Generator) -> np.ndarray:
+    """Numbers of `count` runs drawn with replacement, int64 [count, RESAMPLES]."""
+    return rng.integers(count, size=(count, RESAMPLES))
 
 
 def draw_runs(count: int, rng: np.random.Generator, spread: np.ndarray | None = None) -> np.ndarray:
@@ -202,19 +208,36 @@ def _scores(runs: Sequence[np.ndarray], drawn: np.ndarray, rng: np.random.Genera
 
 
 def wider(*resampled: np.ndarray) -> np.ndarray:
-    """What has the wider interval."""
-    return max(resampled, key=lambda values: np.ptp(np.percentile(values, [2.5, 97.5])))
+    """What has the wider interval, of what has a meaning."""
+
+    def width(values: np.ndarray) -> float:
+        finite = values[np.isfinite(values)]
+        return float(np.ptp(np.percentile(finite, [2.5, 97.5]))) if finite.size else math.inf
+
+    return max(resampled, key=width)
 
 
 def _means(runs: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
     """Means over runs of means of their episodes drawn anew, spread as Student's t is, float64 [RESAMPLES]."""
+    return _drawn(runs, rng).mean(0)
+
+
+def _drawn(runs: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
+    """Means of each run's episodes drawn anew, spread as Student's t is, float64 [runs, RESAMPLES]."""
 
     def of_one(values: np.ndarray) -> np.ndarray:
         count, mean = len(values), values.mean()
         drawn = values[rng.integers(count, size=(RESAMPLES, count))].mean(1)
         return mean + (drawn - mean) * students_spread(count - 1, rng) * math.sqrt(count / (count - 1))
 
-    return np.mean([of_one(values) for values in runs], axis=0)
+    return np.stack([of_one(values) for values in runs])
+
+
+def _drawn_once(teachers: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
+    """As `_drawn`, of runs' teachers; episodes that several runs were compared with are drawn once, for all of them."""
+    distinct = {values.tobytes(): values for values in teachers}
+    drawn = dict(zip(distinct, _drawn(list(distinct.values()), rng), strict=True))
+    return np.stack([drawn[values.tobytes()] for values in teachers])
 
 
 def limits(resampled: np.ndarray) -> tuple[float, float]:

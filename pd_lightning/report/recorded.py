@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,11 @@ def teacher_of(shards: Recordings, runs: list[Run], student: Student, game: str,
     if not noted or (given and not student.acts and (named or len(noted) < len(mine))):
         return returns_of_teacher(given, student.protocol, student.fire)
     last = [points[max(points)] for points in noted]
-    # One recording, or one frozen teacher in the same episodes; of several recordings each run has its own.
-    if all(np.array_equal(each, last[0]) for each in last):
-        return last[0]
-    return np.concatenate(last)
+    distinct = {each.tobytes(): each for each in (last if student.acts else as_they_became(last))}
+    return np.concatenate(list(distinct.values()))
+
+
+def as_they_became(recordings: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Returns of each recording and of what was added to it, as far as another one tells: hours are, between runs."""
+    return [max((other for other in recordings if np.array_equal(other[: len(each)], each)), key=len)
+            for each in recordings]  # fmt: skip
