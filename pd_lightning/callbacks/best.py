@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.trainer.states import TrainerFn
 
 from pd_lightning.callbacks.stopping import MEASURED, check_monitor
-from pd_lightning.trainers import data_of, is_dry
+from pd_lightning.trainers import is_dry
 
 
 class Best:
@@ -36,8 +36,8 @@ class Best:
         """Raises a ValueError if the score will never be measured, or in the middle of an update."""
         if self.key is None:
             return
-        check_monitor("checkpoint.monitor", self.key, data_of(trainer))
-        batches, looks = trainer.accumulate_grad_batches, trainer.val_check_interval
+        check_monitor("checkpoint.monitor", self.key, trainer)
+        batches, looks = trainer.accumulate_grad_batches, getattr(trainer, "val_check_interval", None)  # a time: none
         if self.key.startswith("val/") and isinstance(looks, int) and looks % batches:
             raise ValueError(
                 f"checkpoint.monitor is {self.key!r}, and it is measured every {looks} batches, of which an update has "

@@ -29,11 +29,12 @@ class StopTogether(Callback):
 
     def __init__(self) -> None:
         self._asked = self._ending = self._agreed = False
+        self._stops = False  # at the update's end: time is up, say
         self._save_and_queue: Any = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Takes the place of Lightning's handlers, which it puts back itself once the run has ended."""
-        self._asked = self._ending = self._agreed = False
+        self._asked = self._ending = self._agreed = self._stops = False
         if threading.current_thread() is not threading.main_thread():
             return
         if trainer.world_size > 1:
@@ -49,7 +50,11 @@ class StopTogether(Callback):
         self._ending = True
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:  # noqa: ANN001
-        """Does what one of the ranks was asked to."""
+        """Does what one of the ranks was asked to, and has an update that was begun ended first."""
+        if within_update(trainer, batch_idx):
+            self._stops, trainer.should_stop = self._stops or trainer.should_stop, False
+        else:
+            self._stops, trainer.should_stop = False, self._stops or trainer.should_stop
 
         def any_of(mine: bool) -> bool:
             return mine if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(mine, all=False)
@@ -74,8 +79,9 @@ def within_update(trainer: pl.Trainer, batch_idx: int) -> bool:
     return bool((batch_idx + 1) % trainer.accumulate_grad_batches) and not trainer.is_last_batch
 
 
-def check_monitor(name: str, key: str, data: Any) -> None:
+def check_monitor(name: str, key: str, trainer: pl.Trainer) -> None:
     """Raises a ValueError if a score (`val/...` or `rollout/...`), an option's value, will never be measured."""
+    data = data_of(trainer)
     if not key.startswith(MEASURED) or not hasattr(data, "actions"):
         return
     kind, game, *rest = key.split("/")
@@ -85,6 +91,10 @@ def check_monitor(name: str, key: str, data: Any) -> None:
         raise ValueError(
             f"{name} is {key!r}, but nothing is held out: choose a rollout/... score, or --data.validation above 0 of "
             "a recording"
+        )
+    if kind == "val" and trainer.limit_val_batches == 0:
+        raise ValueError(
+            f"{name} is {key!r}, which --trainer.limit_val_batches 0 leaves out: choose a rollout/... score"
         )
 
 
@@ -96,7 +106,7 @@ def check_early_stopping(trainer: pl.Trainer, every_n_updates: int) -> None:
     for each in callbacks_of(trainer):
         if not isinstance(each, EarlyStopping):
             continue
-        check_monitor("EarlyStopping's monitor", each.monitor, data_of(trainer))
+        check_monitor("EarlyStopping's monitor", each.monitor, trainer)
         if trainer.check_val_every_n_epoch is not None or each._check_on_train_epoch_end:  # it looks once an epoch
             continue
         batches, looks = every_n_updates * trainer.accumulate_grad_batches, trainer.val_check_interval
