@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import itertools
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 
 import imageio.v2 as imageio
 import numpy as np
+from imageio_ffmpeg import count_frames_and_secs
 from jsonargparse import Namespace
 from PIL import Image, ImageDraw
 from rich.console import Console
@@ -99,9 +101,23 @@ def write_mp4(path: Path, pictures: Iterable[np.ndarray]) -> None:
     """Writes pictures uint8 [H, W, 3] as an mp4 in real time, twice as large, whole or not at all."""
     # macro_block_size=2: 464x320 need not be padded to multiples of 16
     settings = {"fps": STEPS_PER_SECOND, "codec": "libx264", "macro_block_size": 2}
-    with atomic(path) as part, imageio.get_writer(part, format="FFMPEG", mode="I", **settings) as writer:
-        for picture in pictures:
-            writer.append_data(picture.repeat(2, axis=0).repeat(2, axis=1))  # pyright: ignore[reportAttributeAccessIssue]
+    with atomic(path) as part:
+        try:
+            with imageio.get_writer(part, format="FFMPEG", mode="I", **settings) as writer:
+                for picture in pictures:
+                    writer.append_data(picture.repeat(2, axis=0).repeat(2, axis=1))  # pyright: ignore[reportAttributeAccessIssue]
+            check_whole(part)
+        except OSError as error:
+            why = (str(error) or type(error).__name__).splitlines()[0]
+            raise OSError(errno.EIO, f"ffmpeg did not write the film ({why})", str(path)) from None
+
+
+def check_whole(film: Path) -> None:
+    """Raises an OSError if ffmpeg cannot read what it has written: imageio does not ask it, of a full disk, say."""
+    try:
+        count_frames_and_secs(film)
+    except RuntimeError:
+        raise OSError("it is not whole; is the disk full?") from None
 
 
 def gif(pictures: Iterable[np.ndarray]) -> bytes:
@@ -135,6 +151,7 @@ def options_of(arguments: Sequence[str] | None = None) -> Namespace:
 
 def film_players(options: Namespace) -> None:
     """Films players side by side, in episodes of one seed."""
+    options.output = options.output.expanduser()
     if options.output.suffix not in (".gif", ".mp4"):
         raise ValueError(f"--output is {options.output}: choose a name that ends in .gif or .mp4")
     if not 0 < options.seconds <= LONGEST or not 0 <= options.seed < 2**31:

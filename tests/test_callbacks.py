@@ -1,6 +1,7 @@
 """Scores along a run: when they are taken, with which episodes, and where they end up."""
 
 import csv
+import errno
 import itertools
 import math
 
@@ -265,6 +266,17 @@ def test_the_film_of_each_game_is_in_the_runs_folder_and_in_tensorboard(datasets
     (event,) = events.Images("film/pong")
     assert event.encoded_image_string[:4] == b"GIF8"
     assert (event.step, event.width, event.height) == (1, 160, 232)
+
+
+def test_a_run_whose_film_cannot_be_written_ends_all_the_same(datasets, tmp_path, monkeypatch):
+    def broken(path, pictures):
+        raise OSError(errno.EIO, "ffmpeg did not write the film", str(path))
+
+    monkeypatch.setattr("pd_lightning.callbacks.filming.write_mp4", broken)
+    film = Film(protocol="blink")
+    with pytest.warns(UserWarning, match=r"no film of pong: .*ffmpeg did not write the film"):
+        fit(datasets, tmp_path, 1, film, logger=CSVLogger(tmp_path, "", 0))
+    assert film.paths == []
 
 
 def test_a_film_can_be_turned_off(datasets, tmp_path):

@@ -1,12 +1,14 @@
 """A film shows the game that was played: as many pictures as steps, the same screen, files that play elsewhere."""
 
 import io
+import os
 
 import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
 from conftest import quiet_trainer, short_play
+from imageio_ffmpeg import count_frames_and_secs
 from PIL import Image
 from pytorch_lightning.loggers import CSVLogger
 
@@ -109,6 +111,23 @@ def test_an_mp4_is_read_again_by_others_in_real_time_and_doubled(tmp_path, pictu
     shrunk = frames[:, ::2, ::2].astype(float)
     assert np.abs(shrunk - pictures[:40]).mean() < 6  # compressed, but the same pictures
     assert [file.name for file in tmp_path.iterdir()] == ["pong.mp4"]  # nothing half-written beside it
+
+
+def test_a_film_of_which_the_end_is_missing_is_no_film(tmp_path, pictures, monkeypatch):
+    """As ffmpeg leaves it on a full disk, without a word of it to whoever started it."""
+    film, whole = tmp_path / "film.mp4", count_frames_and_secs
+    film.write_bytes(b"the film before")
+
+    def cut(part):
+        os.truncate(part, 2000)
+        return whole(part)
+
+    monkeypatch.setattr("pd_lightning.film.count_frames_and_secs", cut)
+    with pytest.raises(
+        OSError, match=r"ffmpeg did not write the film \(it is not whole; is the disk full\?\): .*film\.mp4"
+    ):
+        write_mp4(film, pictures)
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("film.mp4", b"the film before")]
 
 
 def test_a_film_is_written_while_it_is_played(tmp_path, pictures):

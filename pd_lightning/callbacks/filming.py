@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytorch_lightning as pl
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
 from pd_lightning.atari import named_protocol
@@ -50,12 +52,24 @@ class Film(Callback):
             for game, policy in pl_module.policies().items():  # pyright: ignore[reportCallIssue]
                 rules = {"protocol": self.protocol, "fire": fire_rule(trainer, game, self.fire)}
                 with playing(trainer, pl_module):
-                    pictures = film(policy, game, self.seed, **rules, steps=self.steps, title=game)
+                    whole = film(policy, game, self.seed, **rules, steps=self.steps, title=game)
+                    pictures = until_stopped(trainer, whole)
                     beginning = list(itertools.islice(pictures, BEGINNING))
-                    write_mp4(folder / f"{game}.mp4", itertools.chain(beginning, pictures))
-                self.paths.append(folder / f"{game}.mp4")
+                    try:
+                        write_mp4(folder / f"{game}.mp4", itertools.chain(beginning, pictures))
+                        self.paths.append(folder / f"{game}.mp4")
+                    except OSError as error:  # weights and scores are worth more
+                        rank_zero_warn(f"no film of {game}: {error}")
                 show_in_tensorboard(trainer, f"film/{game}", beginning)
         trainer.strategy.barrier("film")
+
+
+def until_stopped(trainer: pl.Trainer, pictures: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Pictures, until a signal ends the run, which it could else do only after the film."""
+    for picture in pictures:
+        if trainer.received_sigterm and trainer.world_size == 1:  # others would wait for this one
+            raise SIGTERMException
+        yield picture
 
 
 def show_in_tensorboard(trainer: pl.Trainer, tag: str, pictures: Sequence[np.ndarray]) -> None:
