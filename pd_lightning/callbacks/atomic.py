@@ -27,7 +27,13 @@ class AtomicCheckpoints(TorchCheckpointIO):
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         with atomic(target) as part:
-            torch.save(checkpoint, part)
+            try:
+                with part.open("wb") as file:
+                    torch.save(checkpoint, file)
+            except RuntimeError as error:  # torch's, of a full disk too
+                if not isinstance(why := error.__context__, OSError):
+                    raise
+                raise OSError(why.errno, why.strerror, str(target)) from None
             sync(part)
 
 

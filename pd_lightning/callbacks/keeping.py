@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import os
+from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -75,6 +77,9 @@ class Checkpoint(ModelCheckpoint):
             ValueError: the score will never be measured, no checkpoint could be loaded again, or weights are averaged
                 in a way that none would hold.
         """
+        given = str(self.dirpath or "")  # where Lightning chooses one, that of the logs was made
+        if stage == "fit" and given and "://" not in given and trainer.is_global_zero and not is_dry(trainer):
+            check_folder(Path(given))
         super().setup(trainer, pl_module, stage)
         self._fits, self._before = stage == "fit", {}
         write_atomically(trainer)
@@ -226,6 +231,18 @@ class Checkpoint(ModelCheckpoint):
         if self._fits:
             super().load_state_dict(state_dict)
             self.best.load_state_dict(state_dict)
+
+
+def check_folder(given: Path) -> None:
+    """Raises a ValueError if checkpoints cannot lie there; makes the folder."""
+    try:
+        given.mkdir(parents=True, exist_ok=True)
+        NamedTemporaryFile(dir=given, prefix=".").close()
+    except OSError as error:
+        raise ValueError(
+            f"checkpoint.dirpath is {given}, where nothing can be written ({error.strerror}): choose another "
+            "--checkpoint.dirpath"
+        ) from None
 
 
 def _described(trainer: pl.Trainer) -> dict[str, str]:
