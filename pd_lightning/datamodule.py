@@ -255,6 +255,21 @@ class TeacherDatasets(pl.LightningDataModule):
         keys = ("games", "batch_size", "validation", "seed", "mixing", "weights")
         return {**{key: getattr(self, key) for key in keys}, "recordings": self.fingerprint()}
 
+    def _warn_of_others(self, state: dict[str, Any]) -> None:
+        """Says what makes of scores others than those of the run that a checkpoint is of."""
+        if state.get("recordings") != self.fingerprint():
+            rank_zero_warn(
+                f"these are not the recordings that the student has learned from, but those of {self.root}: scores "
+                "are compared with their teacher's (its run's own: --config RUN/config.yaml)"
+            )
+            return
+        for name in ("seed", "validation"):
+            if self.held_out and state.get(name) != getattr(self, name):
+                rank_zero_warn(
+                    f"{name} is {getattr(self, name)}, and was {state.get(name)} when the student learned: among the "
+                    f"episodes that are held out now are some that it learned from; give --data.{name} as it was"
+                )
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on after the batches that were trained on; to score a checkpoint, any data will do.
 
@@ -263,11 +278,7 @@ class TeacherDatasets(pl.LightningDataModule):
                 there is less memory than its shuffle needs.
         """
         if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
-            if state_dict.get("recordings") != self.fingerprint():
-                rank_zero_warn(
-                    f"these are not the recordings that the student has learned from, but those of {self.root}: scores "
-                    "are compared with their teacher's (its run's own: --config RUN/config.yaml)"
-                )
+            self._warn_of_others(state_dict)
             return
         if self.mixture is None or self.trainer is None:
             return
