@@ -6,6 +6,7 @@ untrained weights are used; here both are errors.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -36,6 +37,7 @@ def find_checkpoint(name: str, folders: Sequence[Path]) -> Path:
             nothing, warn, and go on with untrained weights.)
     """
     if name not in ("last", "best"):
+        name = os.path.expanduser(name)
         if Path(name).is_dir():
             if last := last_in(Path(name)):
                 return last
@@ -147,17 +149,19 @@ def is_over(checkpoint: Mapping[str, Any], trainer: pl.Trainer) -> bool:
 
 def explicit_model_options(args: Sequence[str], files: Sequence[Path]) -> set[str]:
     """Which options of the model were given, as flags or in --config files; `class_path` is the class itself."""
+    texts, words = [file.read_text() for file in files], iter(args)
     given: set[str] = set()
-    for file in files:
-        content = yaml.safe_load(file.read_text()) or {}
-        for part in (content, *(content.get(command) or {} for command in ("fit", "validate", "test"))):
-            given |= _keys(part.get("model"))
-    words = iter(args)
     for word in words:
+        if word.partition("=")[0] in ("--config", "-c"):
+            config = word.partition("=")[2] or next(words, "")
+            texts += [config] if config.lstrip().startswith("{") else []  # in place of a file
         if word.startswith(("--model.", "--model=")) or word == "--model":
             key, equals, value = word.removeprefix("--model").lstrip(".").partition("=")
             value = value if equals else next(words, "")
             given |= {key.removeprefix("init_args.").partition(".")[0]} if key else _keys(value)
+    for content in (yaml.safe_load(text) or {} for text in texts):
+        for part in (content, *(content.get(command) or {} for command in ("fit", "validate", "test"))):
+            given |= _keys(part.get("model"))
     return given
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import signal
 import sys
@@ -39,6 +40,7 @@ from pd_lightning.folder import (
     job_folder,
     own_loggers,
     run_folder,
+    stopped_job,
 )
 from pd_lightning.machine import fastest_precision, keep_freed_memory
 from pd_lightning.messages import fail, our_own, quieten
@@ -79,6 +81,11 @@ class DistillationCLI(LightningCLI):
         words = sys.argv[1:] if args is None else args if isinstance(args, list) else []
         self.checkpoint: dict[str, Any] | None = None
         self._checkpoint_updates, self._over = 0, False
+        if root := config.trainer.default_root_dir:  # of its loggers one would expand it, and the others not
+            config.trainer.default_root_dir = os.path.expanduser(root)
+        self._stopped = stopped_job(config.trainer.default_root_dir) if self.config.subcommand == "fit" else None
+        if self._stopped:  # whatever the job began with
+            config.ckpt_path = str(self._stopped)
         if config.get("ckpt_path"):
             own = config.checkpoint.dirpath
             folders = [Path(own)] if own else list(checkpoint_folders(config.trainer))
@@ -88,7 +95,7 @@ class DistillationCLI(LightningCLI):
             self.checkpoint = read_checkpoint(path)
             self._checkpoint_updates = self.checkpoint.get("global_step", 0)
             files = [*(self.config.get("config") or []), *(config.get("config") or [])]
-            given = explicit_model_options(words, [Path(str(file)) for file in files])
+            given = explicit_model_options(words, [Path(str(file)) for file in files if file])  # none of text in place
             if self.config.subcommand != "fit":  # nothing is learned, and LearningRateFinder may have found a rate
                 given -= {"learning_rate", "warmup"}
             refuse_contradictions(path, self.checkpoint["hyper_parameters"], config.model, given)
@@ -130,6 +137,10 @@ class DistillationCLI(LightningCLI):
         """Logs to TensorBoard and to CSV unless loggers were given; keeps no weights if that is not wanted."""
         trainer = self._get(self.config_init, "trainer")
         if trainer.get("enable_checkpointing") is False:
+            if key := self._get(self.config_init, "checkpoint").best.key:
+                fail(
+                    f"--checkpoint.monitor {key} is of weights that --trainer.enable_checkpointing false does not keep"
+                )
             self._parser(self.subcommand).callback_keys.remove("checkpoint")
         kwargs["logger"] = own_loggers(trainer.get("logger"), trainer.get("default_root_dir"))
         self._job_folder = job_folder(trainer.get("default_root_dir")) if kwargs["logger"] else None
@@ -159,7 +170,7 @@ class DistillationCLI(LightningCLI):
             )
             raise SystemExit(0)
         if self.config.fit.ckpt_path:
-            refuse_search(self.trainer)
+            refuse_search(self.trainer, by_itself=self._stopped is not None)
         keeps = self.trainer.checkpoint_callback is not None and not self.config.fit.checkpoint.dirpath
         claim_folder(self.trainer.loggers, begins=keeps and not self.config.fit.ckpt_path)
         if folder := run_folder(self.trainer):
@@ -245,7 +256,7 @@ def main(args: list[str] | None = None) -> None:
         if error.errno not in NOT_OURS:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        fail(f"{where}{error.strerror}; make room, or choose another --trainer.default_root_dir")
+        fail(f"{where}{error.strerror}; make room, or choose another folder")
     except ValueError as error:
         if re.match(" *`val_check_interval` .* less than", str(error)):  # Lightning's, which ours may have provoked
             fail(f"{str(error).strip()} Or validate once an epoch: --trainer.val_check_interval null")

@@ -80,14 +80,16 @@ def claim_folder(loggers: Sequence[Logger], begins: bool) -> None:
     if not loggers or not isinstance(first := loggers[0], FOLDERS):
         return
     free = first._version is None
-    while True:
-        try:
-            Path(first.log_dir).mkdir(parents=True, exist_ok=not free)
-            break
-        except FileExistsError:
-            first._version = int(first.version) + 1
-        except OSError as error:
-            fail(f"{first.log_dir} cannot be made ({error.strerror}): choose another --trainer.default_root_dir")
+    try:
+        Path(first.root_dir).mkdir(parents=True, exist_ok=True)  # what is there and no folder is no version of a run
+        while True:
+            try:
+                Path(first.log_dir).mkdir(parents=True, exist_ok=not free)
+                break
+            except FileExistsError:
+                first._version = int(first.version) + 1
+    except OSError as error:
+        fail(f"{first.log_dir} cannot be made ({error.strerror}): choose another --trainer.default_root_dir")
     for other in loggers[1:]:
         if isinstance(other, CSVLogger) and Path(other.root_dir) == Path(first.root_dir):
             other._version = first.version
@@ -104,6 +106,19 @@ def job_folder(root: str | Path | None) -> Path | None:
         return None
     step = f"{os.environ.get('SLURM_JOB_ID', '')}.{os.environ.get('SLURM_STEP_ID', '0')}"
     return Path(root or ".").absolute() / NAME / ".slurm" / step
+
+
+def stopped_job(root: str | Path | None) -> Path | None:
+    """The checkpoint that SLURM's job goes on from when it is queued again, if it was stopped and is queued again.
+
+    What a kill left of one is deleted: Lightning would take it for one, by its name.
+    """
+    folder = job_folder(root)
+    if folder is None:
+        return None
+    for part in folder.glob(".*hpc_ckpt_*"):
+        part.unlink(missing_ok=True)
+    return max(folder.glob("hpc_ckpt_*.ckpt"), key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
 def forget_stop(trainer: pl.Trainer, folder: Path | None) -> None:

@@ -107,7 +107,10 @@ def with_settings_of_run(words: list[str]) -> list[str]:
         given, _ = asked.parse_known_args(words[command + 1 :])
         if words[command : command + 1] in ([], ["fit"]) or given.config or not given.ckpt_path:
             return words
-        logs = Path(vars(given)["trainer.default_root_dir"] or ".") / NAME
+        elsewhere = any(word.startswith(("--checkpoint.dirpath", "--trainer.logger")) for word in words)
+        if elsewhere and given.ckpt_path in ("last", "best"):  # it is the newest there, and not in the folder of logs
+            return words
+        logs = Path(vars(given)["trainer.default_root_dir"] or ".").expanduser() / NAME
         path = find_checkpoint(given.ckpt_path, [*logs.glob("*/checkpoints")])
         settings = path.parent.parent / "config.yaml"
         if settings.is_file() and settings.resolve().is_relative_to(logs.resolve()):

@@ -42,10 +42,19 @@ def refuse_strategy(trainer: pl.Trainer, name: str) -> None:
         )
 
 
-def refuse_search(trainer: pl.Trainer) -> None:
-    """Raises a ValueError if a run that goes on has a callback which tries things out and then begins anew."""
-    for each in callbacks_of(trainer):
+def refuse_search(trainer: pl.Trainer, by_itself: bool) -> None:
+    """Raises a ValueError if a run that goes on has a callback which tries things out and then begins anew.
+
+    Args:
+        trainer: of the run.
+        by_itself: it goes on as its job was queued again, and nobody is there to mend its command: the callback is
+            left out.
+    """
+    for each in list(callbacks_of(trainer)):
         if isinstance(each, LearningRateFinder | BatchSizeFinder):
+            if by_itself:
+                callbacks_of(trainer).remove(each)
+                continue
             raise ValueError(
                 f"{type(each).__name__} would begin the run anew: leave it out where --ckpt_path goes on (what it has "
                 "found is in the checkpoint)"

@@ -221,6 +221,8 @@ def test_half_a_checkpoint_is_refused(tmp_path):
         (["--model", '{"class_path": "PQN", "init_args": {"size": "dqn"}}'], {"class_path", "size"}),
         (["--model", "model.yaml"], {"class_path", "loss"}),
         (["--config", "run.yaml", "--config=model.yaml"], {"temperature"}),
+        (["--config", "{model: {init_args: {loss: kl}}, trainer: {max_steps: 7}}"], {"loss"}),
+        (["--config={fit: {model: {class_path: PQN}}}", "--config", "multi_task"], {"class_path"}),
     ],
 )
 def test_options_of_the_model_are_recognised_in_every_form_that_they_take(words, given, tmp_path):

@@ -3,6 +3,8 @@
 import errno
 import os
 import re
+import resource
+import signal
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.loggers.logger import DummyLogger
 
 from pd_lightning import cli
+from pd_lightning.callbacks.atomic import AtomicCheckpoints
 from pd_lightning.cli import main
 from pd_lightning.folder import checkpoint_folders, claim_folder, own_loggers
 
@@ -157,6 +160,34 @@ class TestPassesOn:
         assert stopped.value.code == 2
         said = capsys.readouterr().err
         assert re.search(r"^error: \S+\.ckpt: No space left on device; make room, or .*$", said, re.M)
+
+    def test_a_disk_that_is_full_in_the_middle_of_a_checkpoint_is_one_line_with_its_name(self, tmp_path):
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+        before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))
+        try:
+            with pytest.raises(OSError, match=rf"\[Errno {errno.EFBIG}\] .*x\.ckpt"):
+                AtomicCheckpoints().save_checkpoint({"weights": torch.zeros(100_000)}, tmp_path / "x.ckpt")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+            signal.signal(signal.SIGXFSZ, before)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_logs_that_are_a_link_to_nowhere_are_one_line(self, datasets, tmp_path, capsys):
+        (tmp_path / "lightning_logs").symlink_to(tmp_path / "gone" / "scratch")
+        with pytest.raises(SystemExit) as stopped:
+            main(["fit", f"--data.root={datasets}", *TINY])
+        assert stopped.value.code == 2
+        assert re.search(r"lightning_logs/version_0 cannot be made \(File exists\): choose", capsys.readouterr().err)
+
+    def test_checkpoints_that_cannot_be_written_are_one_line_before_the_run(self, datasets, tmp_path, capsys):
+        (tmp_path / "taken").touch()
+        with pytest.raises(SystemExit) as stopped:
+            main(["fit", f"--data.root={datasets}", f"--checkpoint.dirpath={tmp_path}/taken", *TINY])
+        assert stopped.value.code == 2
+        assert "taken, where nothing can be written (File exists): choose another --checkpoint.dirpath" in " ".join(
+            capsys.readouterr().err.split()
+        )
 
     def test_a_folder_that_cannot_be_made_is_one_line(self, datasets, tmp_path, capsys):
         (tmp_path / "taken").touch()

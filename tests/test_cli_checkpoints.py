@@ -56,6 +56,34 @@ def test_a_fit_leaves_its_folder_whatever_it_is_called(datasets, tmp_path):
     assert (root / "lightning_logs/version_0/checkpoints/last.ckpt").is_file()
 
 
+def test_a_test_of_the_newest_weights_elsewhere_has_not_the_settings_of_a_run_here(datasets, last, tmp_path, capsys):
+    main(["fit", f"--data.root={datasets}", *TINY, "--data.seed=5", f"--checkpoint.dirpath={tmp_path / 'ck'}"])
+    (tmp_path / "lightning_logs/version_0/checkpoints").mkdir(exist_ok=True)
+    shutil.copy(last, tmp_path / "lightning_logs/version_0/checkpoints/last.ckpt")
+    capsys.readouterr()
+    with pytest.warns(UserWarning, match=r"seed is 0, and was 5 when the student learned: .* give --data\.seed"):
+        main(
+            [
+                "validate",
+                f"--data.root={datasets}",
+                "--ckpt_path=last",
+                f"--checkpoint.dirpath={tmp_path / 'ck'}",
+                *QUIET,
+            ]
+        )
+    assert "settings:" not in capsys.readouterr().err
+
+
+def test_a_home_folder_is_one_for_all_that_a_run_leaves(datasets, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    Path("runs.yaml").write_text("trainer:\n  default_root_dir: ~/runs\n")
+    main(["fit", "--config=runs.yaml", f"--data.root={datasets}", *TINY])
+    (run,) = (tmp_path / "home/runs/lightning_logs").iterdir()
+    assert (run / "checkpoints/last.ckpt").is_file()
+    assert (run / "config.yaml").is_file()
+    assert not Path("~").exists()
+
+
 class TestJobsOfSlurm:
     @pytest.fixture(autouse=True)
     def _as_if_in_a_job(self, monkeypatch):
@@ -83,6 +111,20 @@ class TestJobsOfSlurm:
         )
         assert not stop.exists()  # nothing is left to go on with
         assert other.exists()
+
+    def test_a_job_goes_on_from_its_stop_also_where_its_command_goes_on_from_elsewhere(
+        self, datasets, last, tmp_path, monkeypatch
+    ):
+        monkeypatch.setenv("SLURM_JOB_ID", "7")
+        later = tmp_path / "later"
+        main(["fit", f"--data.root={datasets}", *TINY, "--trainer.max_steps=3", f"--trainer.default_root_dir={later}"])
+        stop = self.stopped(7, next(later.rglob("last.ckpt")))
+        (stop.parent / ".4711-hpc_ckpt_2.ckpt").touch()  # killed while the next one was written
+        main(["fit", f"--data.root={datasets}", *TINY, *LONGER, f"--ckpt_path={last}"])
+        settings = yaml.safe_load((tmp_path / "lightning_logs/version_0/config.yaml").read_text())
+        assert settings["ckpt_path"] == str(stop.absolute())
+        kept = torch.load(tmp_path / "lightning_logs/version_0/checkpoints/last.ckpt", weights_only=True)
+        assert kept["global_step"] == 4
 
     def test_a_job_does_not_go_on_with_another_job(self, datasets, last, tmp_path, monkeypatch):
         monkeypatch.setenv("SLURM_JOB_ID", "9")

@@ -4,6 +4,7 @@ import csv
 import gc
 import hashlib
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -314,7 +315,8 @@ def test_two_students_of_one_program_begin_with_different_weights():
 
 
 def test_numbers_of_numpy_are_settings_as_others_are():
-    module = PolicyDistillation({"pong": np.int64(6)}, temperature=np.float32(0.5), perplexity=np.float64(2))
+    numbers: dict[str, Any] = {"temperature": np.float32(0.5), "perplexity": np.float64(2)}
+    module = PolicyDistillation({"pong": np.int64(6)}, **numbers)  # pyright: ignore[reportArgumentType]
     assert module.temperatures == {"pong": 0.5}
     assert {type(value) for value in module.hparams.values()} <= {dict, str, float, int}
 

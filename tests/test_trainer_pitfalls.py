@@ -21,6 +21,8 @@ from pd_lightning.distillation import PolicyDistillation
 from pd_lightning.folder import run_folder
 from pd_lightning.pqn.threads import context_beside
 from pd_lightning.refusals import refuse_old_scores, refuse_search
+from pd_lightning.resuming import batches_trained
+from pd_lightning.trainers import callbacks_of
 
 
 @pytest.fixture
@@ -189,7 +191,24 @@ def test_a_temperature_that_is_given_is_not_the_checkpoints(data, tmp_path):
 def test_a_search_that_begins_anew_is_refused_where_a_run_goes_on(finder):
     trainer = quiet_trainer(callbacks=[finder()])
     with pytest.raises(ValueError, match=f"{finder.__name__} would begin the run anew: leave it out"):
-        refuse_search(trainer)
+        refuse_search(trainer, by_itself=False)
+    refuse_search(trainer, by_itself=True)
+    assert not any(isinstance(each, finder) for each in callbacks_of(trainer))
+
+
+class Impatient(Callback):
+    """Wants a run to end within its second update, as a Timer may."""
+
+    def on_train_batch_end(self, trainer, *_):
+        trainer.should_stop = trainer.fit_loop.total_batch_idx == 4
+
+
+@pytest.mark.parametrize(("batches", "learned"), [(1, 5), (3, 6)])
+def test_an_update_that_was_begun_is_ended_before_a_run_is(batches, learned, tmp_path):
+    trainer = trainer_of(tmp_path, 9, Impatient(), StopTogether(), accumulate_grad_batches=batches)
+    trainer.fit(Chicken([]), ten_batches())
+    assert batches_trained(trainer) == learned
+    assert trainer.global_step == learned / batches
 
 
 def test_the_loss_of_a_batch_is_nothing_for_a_schedule_to_wait_for():

@@ -32,7 +32,7 @@ def export_player(
     if output is None and "://" in player:
         raise ExportError(f"{player} lies elsewhere: choose an --output here")
     own = Path(player) / "student.onnx" if Path(player).is_dir() else Path(player).with_suffix(".onnx")
-    path = Path(output) if output else own
+    path = Path(output).expanduser() if output else own
     check_suffix(path)
     agent = load_teacher(player, game)
     with Console(stderr=True).status(f"{escape(str(path))}: written, and played with"):

@@ -29,9 +29,10 @@ wide as the runs' episodes say; those of a single run are of its episodes and sa
 none (-) where a run or the teacher has fewer than {FEWEST} episodes, which say too little about their spread, or where
 a percentage's would reach below zero. The interquartile mean leaves out a quarter of the runs at either end, which
 may be all of one game; its interval is the wider one of runs drawn with replacement and of episodes drawn anew, the
-teacher's too, which is too narrow for two runs of a game, or three of a student of several. A dash: not known, or without a meaning. Runs differ in the seeds of their
-weights, and of their data where report.csv says so. Runs with one `--rollouts.seed` are scored in the same episodes,
-and intervals do not know that (`reproduce` gives each seed of a run its own)."""
+teacher's too, which is too narrow for two runs of a game, or three of a student of several. A dash: not known, or
+without a meaning. Runs differ in the seeds of their weights, and of their data where report.csv says so. Runs with one
+`--rollouts.seed` are scored in the same episodes, and intervals do not know that (`reproduce` gives each seed of a run
+its own)."""
 
 
 def comparison(students: Mapping[str, Mapping[str, Measure]]) -> str:

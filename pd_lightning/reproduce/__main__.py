@@ -89,6 +89,7 @@ def reproduce(
     names = list(EXPERIMENTS) if experiment == "all" else [experiment]
     updates = updates if updates is not None else 3000 if quick else 20_000
     hours = hours if hours is not None else 1.0 if quick else 4.0
+    output, root = os.path.expanduser(output), os.path.expanduser(root)
     settings = Settings(output, root, tuple(games or ()), tuple(seeds), updates, episodes, hours, tuple(options))
     check(settings, at_once)
     planned = plan(names, settings)
