@@ -205,9 +205,9 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before_whole(tmp_pat
         save(checkpoint, path)
         if isinstance(path, io.BytesIO):  # to see whether it can be loaded again
             return
-        written.append(Path(path))
+        written.append(Path(path.name))
         if len(written) == 2:
-            Path(path).write_bytes(Path(path).read_bytes()[:100])
+            path.truncate(100)
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", half)
