@@ -81,9 +81,7 @@ class PolicyDistillation(Agent):
         perplexity, learning_rate, warmup = to_python(perplexity), to_python(learning_rate), to_python(warmup)
         self.save_hyperparameters(ignore=["weights", "_class_path"])  # a checkpoint has weights of its own
         seed = int(torch.randint(2**62, ()))
-        with torch.random.fork_rng(
-            devices=[]
-        ):  # a stream of its own: a teacher of its size has the other, seed by seed
+        with torch.random.fork_rng(devices=[]):  # else a teacher of its size and seed has begun with the same weights
             torch.manual_seed(seed)
             self.student: Any = self.build(games, size)
         if weights is not None:

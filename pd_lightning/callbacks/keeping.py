@@ -78,7 +78,7 @@ class Checkpoint(ModelCheckpoint):
                 in a way that none would hold.
         """
         given = str(self.dirpath or "")  # where Lightning chooses one, that of the logs was made
-        if stage == "fit" and given and "://" not in given and trainer.is_global_zero and not is_dry(trainer):
+        if stage == "fit" and given and "://" not in given and not is_dry(trainer):  # all ranks: one alone would wait
             check_folder(Path(given))
         super().setup(trainer, pl_module, stage)
         self._fits, self._before = stage == "fit", {}

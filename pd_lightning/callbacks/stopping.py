@@ -51,10 +51,8 @@ class StopTogether(Callback):
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:  # noqa: ANN001
         """Does what one of the ranks was asked to, and has an update that was begun ended first."""
-        if within_update(trainer, batch_idx):
-            self._stops, trainer.should_stop = self._stops or trainer.should_stop, False
-        else:
-            self._stops, trainer.should_stop = False, self._stops or trainer.should_stop
+        within, stops = within_update(trainer, batch_idx), self._stops or trainer.should_stop
+        self._stops, trainer.should_stop = stops and within, stops and not within
 
         def any_of(mine: bool) -> bool:
             return mine if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(mine, all=False)
@@ -63,7 +61,7 @@ class StopTogether(Callback):
             if any_of(self._asked):
                 raise SIGTERMException
             self._agreed = True
-        if self._agreed and not within_update(trainer, batch_idx) and not is_last_update(trainer):  # which is over soon
+        if self._agreed and not within and not is_last_update(trainer):  # which is over soon
             self._ending = self._agreed = False
             self._save_and_queue(signal.SIGUSR1, None)
 
